@@ -1,0 +1,73 @@
+"""The Backend protocol: something that holds models and runs a signature of one on named arrays.
+
+It is the shape of TF Serving's Predict, so that everything above (certificate, batching, engine) is the same for every
+backend.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_export.contract import Manifest
+
+Arrays = Mapping[str, NDArray[Any]]
+"""Named tensors; texts are object arrays of ``bytes``."""
+
+
+class VersionState(enum.Enum):
+    """Where one version of a model is on its way; only READY ones answer."""
+
+    LOADING = "loading"
+    READY = "ready"
+    REFUSED = "refused"  # could not be loaded, or failed its certificate: ``reason`` says which and why
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One version of one model as a backend sees it now."""
+
+    name: str
+    version: int
+    state: VersionState
+    reason: str | None = None
+    manifest: Manifest | None = None  # always there when READY
+    tokenizer: bytes | None = None  # always there when READY
+
+
+class Backend(Protocol):
+    """Runs models. Methods raise only errors of ``service.errors``."""
+
+    @property
+    def slots(self) -> int:
+        """How many ``predict`` calls run at the same time without waiting for each other."""
+        ...
+
+    async def start(self) -> None:
+        """Begin to load; returns once every model found has become READY or REFUSED."""
+        ...
+
+    async def close(self) -> None:
+        """Let running calls end and free everything."""
+        ...
+
+    def versions(self) -> Sequence[ModelVersion]:
+        """What there is now, by name, newest version first. Cheap: a snapshot."""
+        ...
+
+    async def predict(
+        self, name: str, version: int, signature: str, inputs: Arrays, timeout_s: float | None = None
+    ) -> dict[str, NDArray[np.generic]]:
+        """Run one signature; inputs and outputs as in ``contract.SIGNATURES``.
+
+        Raises:
+            ModelNotFound: no such READY version.
+            DeadlineExceeded: no answer within ``timeout_s`` seconds.
+            BackendFailed: the graph failed. BackendUnavailable: it cannot be reached.
+        """
+        ...
