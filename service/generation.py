@@ -1,0 +1,164 @@
+"""Domain types of a request and its answer; every transport translates to and from these.
+
+They are made by ``validation`` (requests) and ``engine`` (answers), and exist only if their fields are valid.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+
+class FinishReason(str, enum.Enum):
+    """Why a hypothesis ended; the values are the names on the wire."""
+
+    EOS_TOKEN = "eos_token"  # the model ended the sentence
+    LENGTH = "length"  # max_new_tokens was reached
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationOptions:
+    """How to decode; one object for all texts of a request. Every default is neutral: it changes nothing.
+
+    Which of them a model acts on is told by ``supported_options`` of its manifest; the rest stay neutral.
+    """
+
+    beam_size: int = 1
+    """Hypotheses kept alive at each step; 1 is greedy search."""
+
+    num_hypotheses: int = 1
+    """Hypotheses returned for each text, best first; at most ``beam_size``."""
+
+    max_new_tokens: int | None = None
+    """Upper bound of new tokens, the end-of-sentence token included, a forced prefix not.
+
+    None: the model's default, or what its target limit leaves after the prefix where that is less.
+    """
+
+    min_new_tokens: int = 0
+    """The end-of-sentence token is masked until so many new tokens exist."""
+
+    length_penalty: float = 1.0
+    """Exponent a of ``normalized_score = log_prob / length ** a``, which ranks the hypotheses; 0 ranks by log_prob."""
+
+    prefix: str = ""
+    """Text that every hypothesis begins with; the search goes on behind its tokens."""
+
+    do_sample: bool = False
+    """Draw each token from the model's distribution instead of searching for the likeliest sequence."""
+
+    temperature: float = 1.0
+    """Logits are divided by it before the softmax of sampling."""
+
+    top_k: int = 0
+    """Sample among the k likeliest tokens only; 0: among all."""
+
+    top_p: float = 1.0
+    """Sample among the fewest likeliest tokens whose probabilities sum to at least p (Holtzman et al. 2020)."""
+
+    seed: int = 0
+    """Seed of the row's own noise; the same seed gives the same text in any batch."""
+
+    repetition_penalty: float = 1.0
+    """Logits of tokens already generated are divided by it if positive, multiplied if negative (Keskar et al. 2019)."""
+
+    no_repeat_ngram_size: int = 0
+    """No n-gram of this size occurs twice; 0: any may."""
+
+    disable_unk: bool = False
+    """The unknown token is never generated."""
+
+    truncate: bool = False
+    """Cut a text that has too many tokens (and say so in ``warnings``) instead of refusing it."""
+
+    details: bool = False
+    """Return the tokens of each hypothesis with their log-probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """Texts to generate from, for one version of one model; ``version`` is the one that will answer."""
+
+    model: str
+    version: int
+    inputs: tuple[str, ...]
+    options: GenerationOptions = field(default_factory=GenerationOptions)
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizeRequest:
+    """Texts to tokenize as the model would, without what the model frames them with."""
+
+    model: str
+    version: int
+    inputs: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class DetokenizeRequest:
+    """Token ids to turn back into texts; each id is in the model's vocabulary."""
+
+    model: str
+    version: int
+    ids: tuple[tuple[int, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """One new token: its id, its piece (``▁`` marks the start of a word) and the model's log-probability of it."""
+
+    id: int
+    piece: str
+    log_prob: float
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """One generated text. Counts and scores speak of the new tokens: end of sentence included, a forced prefix not."""
+
+    text: str  # begins with the prefix
+    finish_reason: FinishReason
+    generated_tokens: int
+    score: float  # the model's own log-probability: the sum over the new tokens, natural logarithm
+    normalized_score: float  # processed log_prob / generated_tokens ** length_penalty: the order of hypotheses
+    perplexity: float  # exp(-score / generated_tokens)
+    tokens: tuple[Token, ...] | None = None  # with ``details``
+
+
+@dataclass(frozen=True, slots=True)
+class RowOutput:
+    """The answer to one text: at least one hypothesis, best first."""
+
+    input_tokens: int  # what the encoder read, framing included, after truncation
+    hypotheses: tuple[Hypothesis, ...]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StageTimings:
+    """Where the time of a request went, in seconds.
+
+    ``queue_s`` is the longest wait of a row for a backend slot, ``inference_s`` the longest run of a row's batch.
+    """
+
+    queue_s: float
+    inference_s: float
+    total_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """The answer to a request; ``outputs`` are in the order of its inputs."""
+
+    model: str
+    version: int
+    outputs: tuple[RowOutput, ...]
+    timings: StageTimings
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenization:
+    """Ids and pieces of one text, equally many."""
+
+    ids: tuple[int, ...]
+    pieces: tuple[str, ...]
