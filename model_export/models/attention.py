@@ -1,0 +1,95 @@
+"""Multi-head attention (Vaswani et al. 2017, section 3.2.2): two kinds of input projection around one core.
+
+Notation: ``H`` heads, ``Dh`` size of a head, ``Q`` queries, ``M`` memory positions.
+"""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from model_export.models.layers import Linear
+
+
+def split_heads(x: tf.Tensor, heads: int) -> tf.Tensor:
+    """[B, Q, H*Dh] -> [B, H, Q, Dh]."""
+    shape = tf.shape(x)
+    split = tf.reshape(x, [shape[0], shape[1], heads, x.shape[-1] // heads])  # [batch, queries, heads, head size]
+    return tf.transpose(split, [0, 2, 1, 3])
+
+
+def merge_heads(x: tf.Tensor) -> tf.Tensor:
+    """[B, H, Q, Dh] -> [B, Q, H*Dh]."""
+    shape = tf.shape(x)
+    size = x.shape[1] * x.shape[3]
+    return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [shape[0], shape[2], size])  # [batch, queries, width]
+
+
+class Attention(keras.layers.Layer):
+    """``softmax(q k^T / sqrt(Dh) + bias) v``, then the output projection.
+
+    Subclasses own the input projections.
+    """
+
+    def __init__(self, width: int, heads: int, dropout: float, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.width = width
+        self.heads = heads
+        with keras.name_scope(self.name):
+            self.output_projection = Linear(width, width, name="output")
+            self.dropout = keras.layers.Dropout(dropout)
+        self.built = True
+
+    def split(self, projected: tf.Tensor, parts: int) -> list[tf.Tensor]:
+        """[B, Q, parts*width] -> ``parts`` times [B, H, Q, Dh]."""
+        return [split_heads(part, self.heads) for part in tf.split(projected, parts, axis=-1)]
+
+    def attend(
+        self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
+        """``query`` [B,H,Q,Dh], ``key`` and ``value`` [B,H,M,Dh], ``bias`` broadcast to [B,H,Q,M] -> [B,Q,width]."""
+        logits = tf.matmul(query * (self.width // self.heads) ** -0.5, key, transpose_b=True) + bias
+        weights = self.dropout(tf.nn.softmax(logits), training=training)  # [batch, heads, queries, memory]
+        return self.output_projection(merge_heads(tf.matmul(weights, value)))
+
+
+class SelfAttention(Attention):
+    """Queries, keys and values from one input through one fused projection."""
+
+    def __init__(self, width: int, heads: int, dropout: float, **kwargs: object) -> None:
+        super().__init__(width, heads, dropout, **kwargs)
+        with keras.name_scope(self.name):
+            self.qkv_projection = Linear(width, 3 * width, name="qkv")
+
+    def project(self, x: tf.Tensor) -> list[tf.Tensor]:
+        """[B, Q, width] -> query, key, value, each [B, H, Q, Dh]."""
+        return self.split(self.qkv_projection(x), 3)
+
+    def call(self, x: tf.Tensor, bias: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """[B, Q, width] -> [B, Q, width]."""
+        query, key, value = self.project(x)
+        return self.attend(query, key, value, bias, training)
+
+
+class CrossAttention(Attention):
+    """Queries from the decoder; keys and values from the encoder's output, projected once for a whole decode."""
+
+    def __init__(self, width: int, heads: int, dropout: float, **kwargs: object) -> None:
+        super().__init__(width, heads, dropout, **kwargs)
+        with keras.name_scope(self.name):
+            self.query_projection = Linear(width, width, name="query")
+            self.key_value_projection = Linear(width, 2 * width, name="key_value")
+
+    def project_memory(self, memory: tf.Tensor) -> list[tf.Tensor]:
+        """[B, M, width] -> key, value, each [B, H, M, Dh]."""
+        return self.split(self.key_value_projection(memory), 2)
+
+    def project_query(self, x: tf.Tensor) -> tf.Tensor:
+        """[B, Q, width] -> [B, H, Q, Dh]."""
+        return split_heads(self.query_projection(x), self.heads)
+
+    def call(
+        self, x: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
+        """``x`` [B, Q, width], ``key`` and ``value`` of ``project_memory`` -> [B, Q, width]."""
+        return self.attend(self.project_query(x), key, value, bias, training)

@@ -1,0 +1,178 @@
+"""Encoder-decoder Transformer: the teacher-forced pass. ``transformer_step`` decodes with the same layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import keras
+import tensorflow as tf
+
+from model_export.config import LimitsConfig, TransformerConfig
+from model_export.models.attention import CrossAttention, SelfAttention
+from model_export.models.base import ModelInputs, Seq2SeqModel
+from model_export.models.layers import (
+    MASKED,
+    LayerNorm,
+    Linear,
+    OutputProjection,
+    TokenEmbedding,
+    padding_bias,
+    sinusoidal_positions,
+)
+from model_export.models.transformer_step import TransformerStep
+
+Unary = Callable[[tf.Tensor], tf.Tensor]
+
+
+class Sublayer(keras.layers.Layer):
+    """Residual connection, dropout and norm around one sublayer, pre- or post-norm."""
+
+    def __init__(self, config: TransformerConfig, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.is_pre_norm = config.norm == "pre"
+        with keras.name_scope(self.name):
+            self.norm = LayerNorm(config.hidden_size, name="norm")
+            self.dropout = keras.layers.Dropout(config.dropout)
+        self.built = True
+
+    def call(self, x: tf.Tensor, *, inner: Unary, training: bool = False) -> tf.Tensor:
+        """``x`` [B, T, width] -> [B, T, width]."""
+        if self.is_pre_norm:
+            return x + self.dropout(inner(self.norm(x)), training=training)
+        return self.norm(x + self.dropout(inner(x), training=training))
+
+
+class FeedForward(keras.layers.Layer):
+    """Two linear layers with an activation between them, as a sublayer."""
+
+    def __init__(self, config: TransformerConfig, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        with keras.name_scope(self.name):
+            self.expand = Linear(config.hidden_size, config.feed_forward_size, name="expand")
+            self.shrink = Linear(config.feed_forward_size, config.hidden_size, name="shrink")
+            self.dropout = keras.layers.Dropout(config.dropout)
+            self.sublayer = Sublayer(config, name="sublayer")
+        self.activation = {"relu": tf.nn.relu, "gelu": tf.nn.gelu}[config.activation]
+        self.built = True
+
+    def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """[B, T, width] -> [B, T, width]."""
+
+        def inner(y: tf.Tensor) -> tf.Tensor:
+            return self.shrink(self.dropout(self.activation(self.expand(y)), training=training))
+
+        return self.sublayer(x, inner=inner, training=training)
+
+
+class EncoderLayer(keras.layers.Layer):
+    """Self-attention over the whole source, then feed-forward."""
+
+    def __init__(self, config: TransformerConfig, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        sizes = (config.hidden_size, config.num_heads, config.dropout)
+        with keras.name_scope(self.name):
+            self.self_attention = SelfAttention(*sizes, name="self_attention")
+            self.self_attention_sublayer = Sublayer(config, name="self_attention_sublayer")
+            self.feed_forward = FeedForward(config, name="feed_forward")
+        self.built = True
+
+    def call(self, x: tf.Tensor, bias: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """``x`` [B, S, width], ``bias`` [B, 1, 1, S] -> [B, S, width]."""
+
+        def attend(y: tf.Tensor) -> tf.Tensor:
+            return self.self_attention(y, bias, training=training)
+
+        x = self.self_attention_sublayer(x, inner=attend, training=training)
+        return self.feed_forward(x, training=training)
+
+
+class DecoderLayer(keras.layers.Layer):
+    """Causal self-attention, attention over the source, feed-forward."""
+
+    def __init__(self, config: TransformerConfig, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        sizes = (config.hidden_size, config.num_heads, config.dropout)
+        with keras.name_scope(self.name):
+            self.self_attention = SelfAttention(*sizes, name="self_attention")
+            self.self_attention_sublayer = Sublayer(config, name="self_attention_sublayer")
+            self.cross_attention = CrossAttention(*sizes, name="cross_attention")
+            self.cross_attention_sublayer = Sublayer(config, name="cross_attention_sublayer")
+            self.feed_forward = FeedForward(config, name="feed_forward")
+        self.built = True
+
+    def call(self, x: tf.Tensor, *, over_self: Unary, over_memory: Unary, training: bool = False) -> tf.Tensor:
+        """``x`` [B, T, width] -> [B, T, width].
+
+        Where keys and values come from is the caller's business: the teacher-forced pass computes them all, a decode
+        step reads a cache.
+        """
+        x = self.self_attention_sublayer(x, inner=over_self, training=training)
+        x = self.cross_attention_sublayer(x, inner=over_memory, training=training)
+        return self.feed_forward(x, training=training)
+
+
+class Transformer(Seq2SeqModel):
+    """Vaswani et al. 2017 with the options of ``TransformerConfig``."""
+
+    def __init__(self, config: TransformerConfig, limits: LimitsConfig, **kwargs: object) -> None:
+        super().__init__(**kwargs)
+        self.config = config
+        width = config.hidden_size
+        with keras.name_scope(self.name):
+            self.embedding = TokenEmbedding(config.vocabulary_size, width, scale=width**0.5, name="embedding")
+            self.embedding_dropout = keras.layers.Dropout(config.dropout)
+            self.encoder_layers = [EncoderLayer(config, name=f"encoder_{i}") for i in range(config.num_encoder_layers)]
+            self.decoder_layers = [DecoderLayer(config, name=f"decoder_{i}") for i in range(config.num_decoder_layers)]
+            tied = self.embedding if config.tie_output else None
+            self.output_projection = OutputProjection(width, config.vocabulary_size, tied, name="output")
+            is_pre_norm = config.norm == "pre"
+            self.encoder_norm = LayerNorm(width, name="encoder_norm") if is_pre_norm else tf.identity
+            self.decoder_norm = LayerNorm(width, name="decoder_norm") if is_pre_norm else tf.identity
+        self.source_positions = self._positions(limits.max_source_tokens, "source_positions")
+        self.target_positions = self._positions(limits.max_target_tokens, "target_positions")
+        self.built = True
+
+    def _positions(self, count: int, name: str) -> tf.Tensor | keras.Variable:
+        """[count, width]: weights when learned, a constant otherwise."""
+        width = self.config.hidden_size
+        if self.config.positions == "sinusoidal":
+            return tf.constant(sinusoidal_positions(count, width))
+        initializer = keras.initializers.RandomNormal(stddev=width**-0.5)
+        return self.add_weight(shape=(count, width), initializer=initializer, name=name)
+
+    def embed_target(self, ids: tf.Tensor, positions: tf.Tensor, training: bool = False) -> tf.Tensor:
+        """int32 [B, T] at ``positions`` (broadcast to [B, T]) -> [B, T, width]."""
+        embedded = self.embedding(ids) + tf.gather(tf.convert_to_tensor(self.target_positions), positions)
+        return self.embedding_dropout(embedded, training=training)
+
+    def encode(self, source_ids: tf.Tensor, source_lengths: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, ...]:
+        """int32 [B, S], [B] -> memory [B, S, width] and its bias [B, 1, 1, S]."""
+        size = tf.shape(source_ids)[1]
+        bias = padding_bias(source_lengths, size)[:, None, None, :]  # [batch, 1, 1, source]
+        x = self.embedding(source_ids) + tf.convert_to_tensor(self.source_positions)[:size]
+        x = self.embedding_dropout(x, training=training)  # [batch, source, width]
+        for layer in self.encoder_layers:
+            x = layer(x, bias, training=training)
+        return self.encoder_norm(x), bias
+
+    def call(self, inputs: ModelInputs, training: bool = False) -> tf.Tensor:
+        """See ``Seq2SeqModel.call``."""
+        memory, memory_bias = self.encode(inputs["source_ids"], inputs["source_lengths"], training)
+        target_ids = inputs["target_ids"]
+        size = tf.shape(target_ids)[1]
+        causal_bias = MASKED * (1.0 - tf.linalg.band_part(tf.ones([size, size]), -1, 0))  # [target, target]
+        x = self.embed_target(target_ids, tf.range(size), training)
+        for layer in self.decoder_layers:
+            key, value = layer.cross_attention.project_memory(memory)
+            x = layer(
+                x,
+                over_self=partial(layer.self_attention, bias=causal_bias, training=training),
+                over_memory=partial(layer.cross_attention, key=key, value=value, bias=memory_bias, training=training),
+                training=training,
+            )
+        return self.output_projection(self.decoder_norm(x))
+
+    def decoder_step(self) -> TransformerStep:
+        """The key/value-cached decoder over the same layers."""
+        return TransformerStep(self)
