@@ -18,7 +18,11 @@ from typing_extensions import Self
 SHIPPED_FOLDER = Path(__file__).parent / "configs"
 
 
-class ConfigError(ValueError):
+class UserError(ValueError):
+    """Something that the user can put right: the message says what is wrong and what would be right."""
+
+
+class ConfigError(UserError):
     """A configuration that cannot be used; the message names file and key."""
 
 
@@ -116,10 +120,66 @@ class LimitsConfig(Config):
 
 
 class TokenizerConfig(Config):
-    """SentencePiece training (Kudo and Richardson 2018, https://arxiv.org/abs/1808.06226); the vocabulary size is the model's."""
+    """SentencePiece training (Kudo and Richardson 2018, https://arxiv.org/abs/1808.06226).
+
+    The vocabulary size is the model's.
+    """
 
     model_type: Literal["unigram", "bpe"] = "unigram"
     character_coverage: Annotated[float, Field(gt=0.9, le=1.0)] = 0.9995
+
+
+class DataConfig(Config):
+    """How text pairs become training rows. Which files they come from is said when training starts, not here."""
+
+    overlong: Literal["filter", "truncate"] = "filter"
+    """What happens to pairs beyond ``limits``: left out, or cut to fit (EOS kept)."""
+    skip_malformed: bool = False
+    """Count and skip lines that are not two non-empty UTF-8 fields, instead of refusing the file."""
+    valid_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.05
+    """Share of the pairs held out for validation when no validation files are given."""
+
+
+class OptimizerConfig(Config):
+    """Adam (Kingma and Ba 2015, https://arxiv.org/abs/1412.6980) and its learning rate over the steps of a run.
+
+    ``inverse_sqrt``: linear warm-up to ``learning_rate``, then in proportion to ``1 / sqrt(step)`` (Vaswani et al. 2017,
+    section 5.3), and over the last ``decay_fraction`` of all steps linearly down to 0. ``constant``: warm-up only.
+    """
+
+    schedule: Literal["inverse_sqrt", "constant"] = "inverse_sqrt"
+    learning_rate: Annotated[float, Field(gt=0.0)] = 1e-3
+    warmup_steps: Annotated[int, Field(ge=0)] = 800
+    decay_fraction: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25
+    beta_1: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.9
+    beta_2: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.98
+    epsilon: Annotated[float, Field(gt=0.0)] = 1e-9
+    clip_norm: Annotated[float, Field(gt=0.0)] | None = 1.0
+    """Largest global norm of the gradient of the mean loss per token."""
+
+
+class TrainingConfig(Config):
+    """Length of a run, its batches, its regularisation, and which weights it ends with."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**31)] = 1
+    epochs: PositiveInt = 30
+    batch_tokens: PositiveInt = 4096
+    """Most tokens of one batch, padding included, on the source side and on the target side each."""
+    label_smoothing: Dropout = 0.1
+    """Szegedy et al. 2016, https://arxiv.org/abs/1512.00567; spread evenly over the whole vocabulary."""
+    r_drop: Annotated[float, Field(ge=0.0)] = 0.0
+    """Weight of the symmetric divergence between two dropout passes (Liang et al. 2021,
+    https://arxiv.org/abs/2106.14448); above 0 every batch is run twice."""
+    monitor: Literal["loss", "accuracy", "bleu", "chrf"] = "loss"
+    """The validation metric of early stopping and of ``average: best``; the last two decode after every epoch."""
+    patience: PositiveInt | None = None
+    """Stop after this many epochs without a better ``monitor``."""
+    average: Literal["last", "best"] = "last"
+    """Which epochs' weights are averaged into the final ones."""
+    average_epochs: PositiveInt = 1
+    checkpoint_every_steps: PositiveInt | None = None
+    """Save the state also this often within an epoch; at its end it is saved always."""
+    optimizer: OptimizerConfig = OptimizerConfig()
 
 
 class RunConfig(Config):
@@ -128,6 +188,15 @@ class RunConfig(Config):
     model: ModelConfig
     limits: LimitsConfig = LimitsConfig()
     tokenizer: TokenizerConfig = TokenizerConfig()
+    data: DataConfig = DataConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="after")
+    def _longest_row_fits_a_batch(self) -> Self:
+        longest = max(self.limits.max_source_tokens, self.limits.max_target_tokens)
+        if self.training.batch_tokens < longest:
+            raise ValueError(f"training.batch_tokens {self.training.batch_tokens} is below the longest row, {longest}")
+        return self
 
     def to_yaml(self) -> str:
         """Every key, defaults included, so that a saved run means the same under later defaults."""
@@ -157,6 +226,8 @@ def load_config(name_or_path: str, overrides: Mapping[str, Any] | None = None) -
         raw = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read: {error.strerror}") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{path}: a mapping with the key 'model' is expected")
     for key, value in (overrides or {}).items():
@@ -180,11 +251,15 @@ def _explain(error: ValidationError) -> str:
     """Every problem in one line, unknown keys with the nearest known one."""
     problems = []
     for item in error.errors():
-        location = [str(part) for part in item["loc"] if part not in ("rnn", "transformer")]
+        location = [str(part) for part in item["loc"]]
+        if location[:1] == ["model"] and item["type"] != "union_tag_invalid":
+            del location[1:2]  # pydantic puts the architecture here, which is no key of the file
         where = ".".join(location) or "configuration"
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(location[-1], _known_keys(), n=1)
             problems.append(f"unknown key {where!r}" + (f" (did you mean {near[0]!r}?)" if near else ""))
+        elif item["type"] == "union_tag_not_found":
+            problems.append("model.architecture is missing")
         else:
             problems.append(f"{where}: {item['msg'].removeprefix('Value error, ')}")
     return "; ".join(problems)

@@ -254,7 +254,8 @@ class Manifest:
         version = raw.get("format_version")
         if version != FORMAT_VERSION:
             raise ContractError(
-                f"the manifest has format version {version!r}, this Malgil reads {FORMAT_VERSION}: export the model anew"
+                f"the manifest has format version {version!r}, this Malgil reads {FORMAT_VERSION}: "
+                "export the model anew"
             )
         manifest: Manifest = _parse(cls, raw, "manifest")
         return manifest
@@ -310,4 +311,6 @@ def _parse_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
     for option in rest:
         if type(value) is option:  # exact, so that true stays a bool and 1 an int
             return value
+    if len(rest) > 1:
+        raise ContractError(f"{where}: {' or '.join(option.__name__ for option in rest)} is expected, not {value!r}")
     return _parse(rest[0], value, where)
