@@ -1,0 +1,168 @@
+"""The one decode loop, for every model and every search.
+
+An outer loop grows the caches a few positions at a time and drops the rows that are done; an inner loop decodes until
+the room is used up. The step's graph appears once, and a batch of unlike lengths costs what its live rows cost.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, Protocol
+
+import tensorflow as tf
+
+from model_export.decoding.hypotheses import Hypotheses, keep_wanted, no_hypotheses, with_capacity
+from model_export.decoding.options import DecodingOptions, TokenIds
+from model_export.decoding.step import DecoderStep
+
+_MIN_GROWTH = 8
+"""Positions added at a time, and steps between two looks for finished rows; a quarter of the capacity when longer."""
+
+
+class Search(Protocol):
+    """What a search adds to the loop. Its state is a ``NamedTuple`` whose every field begins with the rows, [B, ...]."""
+
+    @property
+    def beam_size(self) -> int | tf.Tensor:
+        """Beams of every row."""
+        ...
+
+    def begin(self, options: DecodingOptions) -> Any:
+        """The state before the first token, without room for any."""
+        ...
+
+    def grow(self, state: Any, capacity: tf.Tensor) -> Any:
+        """Room for ``capacity`` new tokens."""
+        ...
+
+    def advance(self, logits: tf.Tensor, time: tf.Tensor, state: Any) -> tuple[tf.Tensor, tf.Tensor | None, Any]:
+        """Choose token number ``time`` of every row from ``logits`` [B, K, V].
+
+        Returns the chosen ids [B, K], the beams they continue [B, K] (None: each its own), and the new state.
+        """
+        ...
+
+    def is_done(self, state: Any) -> tf.Tensor:
+        """bool [B]: rows that need no further token."""
+        ...
+
+    def hypotheses(self, state: Any) -> Hypotheses:
+        """The answers so far, final for rows that are done."""
+        ...
+
+
+class _Live(NamedTuple):
+    """The rows still being decoded: ``N`` of the ``B`` asked for."""
+
+    rows: tf.Tensor  # int32 [N]: which
+    ids: tf.Tensor  # int32 [N, K]: the last known token of each beam
+    positions: tf.Tensor  # int32 [N]: where the first of them stood
+    search: Any  # Search state
+
+
+def decode(
+    step: DecoderStep[Any],
+    search: Search,
+    source_ids: tf.Tensor,
+    source_lengths: tf.Tensor,
+    options: DecodingOptions,
+    tokens: TokenIds,
+) -> Hypotheses:
+    """Decode ``source_ids`` int32 [B, S] of ``source_lengths`` int32 [B], each row as if alone."""
+    batch, beam_size = tf.shape(source_ids)[0], search.beam_size
+    known = tf.pad(options.prefix_ids, [[0, 0], [1, 0]], constant_values=tokens.start)  # [batch, 1 + prefix]
+    model = _read_prefix(step, step.start(source_ids, source_lengths, beam_size), known, options.prefix_lengths)
+    last = tf.gather(known, options.prefix_lengths, batch_dims=1)  # [batch]
+    live = _Live(
+        rows=tf.range(batch),
+        ids=tf.repeat(last[:, None], beam_size, axis=1),
+        positions=options.prefix_lengths,
+        search=search.begin(options),
+    )
+    limit = tf.reduce_max(options.max_new_tokens)
+    results = no_hypotheses(batch, beam_size, limit, tokens.pad)
+
+    def any_left(time: tf.Tensor, live: _Live, model: Any, results: Hypotheses) -> tf.Tensor:
+        return tf.logical_and(time < limit, tf.shape(live.rows)[0] > 0)
+
+    def chunk(time: tf.Tensor, live: _Live, model: Any, results: Hypotheses) -> tuple[Any, ...]:
+        time, live, model = _decode_chunk(step, search, time, _next_capacity(time, limit), live, model)
+        so_far = with_capacity(search.hypotheses(live.search), limit, tokens.pad)
+        results = tf.nest.map_structure(
+            lambda all_rows, rows: tf.tensor_scatter_nd_update(all_rows, live.rows[:, None], rows), results, so_far
+        )
+        live, model = _drop_done(step, search, live, model)
+        return time, live, model, results
+
+    *_, results = _while_loop(
+        any_left, chunk, (tf.constant(0), live, model, results), _grown(step, search, live, model)
+    )
+    return keep_wanted(results, options.num_hypotheses, tokens.pad)
+
+
+def _read_prefix(step: DecoderStep[Any], state: Any, known: tf.Tensor, prefix_lengths: tf.Tensor) -> Any:
+    """All known tokens but the last, read in parallel; nothing is spent where no row has a prefix."""
+    longest = tf.reduce_max(prefix_lengths)
+    return tf.cond(longest > 0, lambda: step.prefill(known[:, :longest], prefix_lengths, state), lambda: state)
+
+
+def _next_capacity(time: tf.Tensor, limit: tf.Tensor) -> tf.Tensor:
+    return tf.minimum(time + tf.maximum(_MIN_GROWTH, time // 4), limit)
+
+
+def _decode_chunk(
+    step: DecoderStep[Any], search: Search, time: tf.Tensor, capacity: tf.Tensor, live: _Live, model: Any
+) -> tuple[tf.Tensor, _Live, Any]:
+    """Decode until ``capacity`` tokens are there or every row is done."""
+
+    def goes_on(time: tf.Tensor, ids: tf.Tensor, state: Any, model: Any) -> tf.Tensor:
+        return tf.logical_and(time < capacity, tf.logical_not(tf.reduce_all(search.is_done(state))))
+
+    def one_token(time: tf.Tensor, ids: tf.Tensor, state: Any, model: Any) -> tuple[Any, ...]:
+        logits, model = step(ids, live.positions + time, model)
+        ids, parents, state = search.advance(logits, time, state)
+        return time + 1, ids, state, model if parents is None else step.reorder(model, parents)
+
+    grown = (time, live.ids, search.grow(live.search, capacity), step.grow(model, capacity))
+    time, ids, state, model = tf.while_loop(goes_on, one_token, grown)
+    return time, live._replace(ids=ids, search=state), model
+
+
+def _drop_done(step: DecoderStep[Any], search: Search, live: _Live, model: Any) -> tuple[_Live, Any]:
+    """Without the rows that are done; a copy is made only when there are some."""
+    is_done = search.is_done(live.search)
+
+    def drop() -> tuple[_Live, Any]:
+        rows = tf.cast(tf.where(tf.logical_not(is_done))[:, 0], tf.int32)
+        return tf.nest.map_structure(lambda field: tf.gather(field, rows), live), step.select(model, rows)
+
+    return tf.cond(tf.reduce_any(is_done), drop, lambda: (live, model))
+
+
+def _grown(step: DecoderStep[Any], search: Search, live: _Live, model: Any) -> tuple[_Live, Any] | None:
+    """Rows and room as a later turn of the loop has them: shows which sizes vary. Never executed (its values are
+    not used); without a graph nothing must be declared."""
+    if tf.executing_eagerly():
+        return None
+    capacity = tf.constant(0) + tf.shape(live.rows)[0]
+    live = live._replace(search=search.grow(live.search, capacity))
+    live = tf.nest.map_structure(lambda field: tf.gather(field, live.rows), live)
+    return live, step.select(step.grow(model, capacity), live.rows)
+
+
+def _while_loop(condition: Any, body: Any, start: tuple[Any, ...], later: tuple[_Live, Any] | None) -> tuple[Any, ...]:
+    """``tf.while_loop`` over (time, live, model, results); ``later`` says which sizes of live and model vary."""
+    if later is None:
+        result: tuple[Any, ...] = tf.while_loop(condition, body, start)
+        return result
+    time, live, model, results = start
+
+    def common(a: tf.Tensor, b: tf.Tensor) -> tf.TensorShape:
+        return a.shape.most_specific_compatible_shape(b.shape)
+
+    invariants = (
+        time.shape,
+        *tf.nest.map_structure(common, (live, model), later),
+        tf.nest.map_structure(lambda field: field.shape, results),
+    )
+    result = tf.while_loop(condition, body, start, shape_invariants=invariants)
+    return result
