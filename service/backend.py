@@ -20,6 +20,14 @@ Arrays = Mapping[str, NDArray[Any]]
 """Named tensors; texts are object arrays of ``bytes``."""
 
 
+def pad_ids(sequences: Sequence[Sequence[int] | NDArray[np.int32]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+    """Ids int32 ``[B, longest]`` (at least one position, 0 behind a row's end) and lengths int32 ``[B]``."""
+    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int32)
+    padded = np.zeros((len(sequences), max(1, int(lengths.max()))), dtype=np.int32)
+    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(sequences)
+    return padded, lengths
+
+
 class VersionState(enum.Enum):
     """Where one version of a model is on its way; only READY ones answer."""
 

@@ -1,0 +1,138 @@
+"""The parity certificate: an artifact proves here that it still answers what the trained model answered at its export.
+
+Replayed through whatever backend runs the artifact, before a version may answer anybody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import groupby
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model_export.contract import OPTIONS, GoldenCase, Manifest, sha256
+from service.backend import Arrays, pad_ids
+from service.tokenization import SentencePieceTokenizer, Tokenizer
+
+Predict = Callable[[str, Arrays], Awaitable[Arrays]]
+"""Runs the signature of that name."""
+
+
+async def replay(manifest: Manifest, tokenizer_model: bytes, predict: Predict) -> list[str]:
+    """Ask every golden question again, by ids and by text, and with the gateway's own tokenizer.
+
+    Returns:
+        What differs, a sentence each; empty when the artifact keeps its word.
+
+    Raises:
+        ServiceError: as ``predict`` does.
+    """
+    if manifest.certificate is None or not manifest.certificate.cases:
+        return ["the manifest has no certificate"]
+    if sha256(tokenizer_model) != manifest.tokenizer.sha256:
+        return ["the tokenizer is not the one that the manifest names: their SHA-256 differ"]
+    try:
+        tokenizer = SentencePieceTokenizer(tokenizer_model)
+    except ValueError as error:
+        return [f"the tokenizer cannot be read: {error}"]
+    cases = manifest.certificate.cases
+    differences = list(_tokenizer_differences(manifest, tokenizer))
+    if "tokenize" in manifest.signatures:
+        outputs = await predict("tokenize", {"texts": _texts(cases)})
+        differences += _tokenize_differences(manifest, outputs)
+    for batch in batches(cases):
+        options = option_inputs(batch)
+        source_ids, source_lengths = pad_ids([case.source_ids for case in batch])
+        by_ids = {"source_ids": source_ids, "source_lengths": source_lengths, **options}
+        outputs = await predict("generate_ids", by_ids)
+        differences += _answer_differences("generate_ids", manifest, batch, outputs)
+        if "generate" in manifest.signatures:
+            outputs = await predict("generate", {"texts": _texts(batch), **options})
+            differences += _answer_differences("generate", manifest, batch, outputs)
+    return differences
+
+
+def batches(cases: Iterable[GoldenCase]) -> list[list[GoldenCase]]:
+    """The cases by beam size, which is equal within one call."""
+    ordered = sorted(cases, key=_beam_size)
+    return [list(batch) for _, batch in groupby(ordered, key=_beam_size)]
+
+
+def option_inputs(cases: Sequence[GoldenCase]) -> dict[str, NDArray[Any]]:
+    """The options of the cases as inputs of ``generate`` and ``generate_ids``."""
+    inputs: dict[str, NDArray[Any]] = {
+        name: np.array([case.options.get(name, option.neutral) for case in cases], dtype=option.dtype)
+        for name, option in OPTIONS.items()
+    }
+    inputs["prefix_ids"], inputs["prefix_lengths"] = pad_ids([case.prefix_ids for case in cases])
+    return inputs
+
+
+def _beam_size(case: GoldenCase) -> int:
+    return int(case.options.get("beam_size", 1))
+
+
+def _texts(cases: Sequence[GoldenCase]) -> NDArray[Any]:
+    return np.array([case.text.encode() for case in cases], dtype=object)
+
+
+def _unframed(manifest: Manifest, case: GoldenCase) -> tuple[int, ...]:
+    start, end = len(manifest.framing.source_prefix), len(manifest.framing.source_suffix)
+    return case.source_ids[start : len(case.source_ids) - end]
+
+
+def _tokenizer_differences(manifest: Manifest, tokenizer: Tokenizer) -> Iterable[str]:
+    """The gateway's tokenizer, on the artifact's own model, against the ids and sentences of the cases."""
+    assert manifest.certificate is not None
+    for case in manifest.certificate.cases:
+        ids = tuple(tokenizer.encode([case.text])[0])
+        if ids != _unframed(manifest, case):
+            yield _differs("the gateway's tokenizer", case, "source ids", _unframed(manifest, case), ids)
+        sentences = tuple(tokenizer.decode([case.prefix_ids + ids for ids in case.ids]))
+        if sentences != case.sentences:
+            yield _differs("the gateway's tokenizer", case, "sentences", case.sentences, sentences)
+
+
+def _tokenize_differences(manifest: Manifest, outputs: Arrays) -> Iterable[str]:
+    assert manifest.certificate is not None
+    for case, ids, length in zip(manifest.certificate.cases, outputs["ids"], outputs["lengths"], strict=True):
+        found = tuple(ids[:length].tolist())
+        if found != _unframed(manifest, case):
+            yield _differs("tokenize", case, "ids", _unframed(manifest, case), found)
+
+
+def _answer_differences(
+    signature: str, manifest: Manifest, cases: Sequence[GoldenCase], outputs: Arrays
+) -> Iterable[str]:
+    """The outputs of one call of ``signature`` against the answers of its cases."""
+    assert manifest.certificate is not None
+    for row, case in enumerate(cases):
+        places = range(len(case.ids))
+        if outputs["ids"].shape[1] < len(places):
+            yield _differs(signature, case, "hypotheses", len(places), outputs["ids"].shape[1])
+            continue
+        ids = tuple(tuple(outputs["ids"][row, k, : outputs["lengths"][row, k]].tolist()) for k in places)
+        if ids != case.ids:
+            yield _differs(signature, case, "ids", case.ids, ids)
+            continue
+        reasons = tuple(outputs["finish_reasons"][row, : len(places)].tolist())
+        if reasons != case.finish_reasons:
+            yield _differs(signature, case, "finish reasons", case.finish_reasons, reasons)
+        scores = tuple(outputs["scores"][row, : len(places)].tolist())
+        if not np.allclose(scores, case.scores, rtol=0.0, atol=manifest.certificate.score_tolerance):
+            yield _differs(signature, case, "scores", case.scores, scores)
+        if "sentences" in outputs:
+            sentences = tuple(text.decode(errors="replace") for text in outputs["sentences"][row, : len(places)])
+            if sentences != case.sentences:
+                yield _differs(signature, case, "sentences", case.sentences, sentences)
+
+
+def _differs(where: str, case: GoldenCase, what: str, expected: object, found: object) -> str:
+    return f"{where}, case {case.name!r}: {what} {_short(found)} instead of {_short(expected)}"
+
+
+def _short(value: object, limit: int = 120) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 1] + "…"
