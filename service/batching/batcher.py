@@ -1,0 +1,161 @@
+"""The asyncio shell around ``RowQueue``: keeps the backend's slots busy and brings every answer home.
+
+A free slot takes what fits at once; nothing waits on a timer while a slot is idle. Every job is answered once: by its
+results, an error, or its deadline, whichever is first.
+
+When a batch of several rows fails in the graph, its rows run once more, each alone: one row that the graph cannot take
+must not fail strangers, and generation has no side effects, so that running it again is safe. A row that fails alone
+fails its request. An unreachable backend or a passed deadline says nothing of a single row: these go to every row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from typing import Final
+
+from service.backend import Backend
+from service.batching.queue import Entry, Job, RowQueue, deadline_exceeded
+from service.batching.rows import SIGNATURE, AdmittedRow, TimedResult, batch_inputs, padding_ratio, split_outputs
+from service.errors import BackendFailed, Overloaded, ServiceError
+from service.settings import Settings
+from service.telemetry import Telemetry, log_event
+
+RETRY_AFTER_BOUNDS_S: Final = (1.0, 60.0)
+ROW_TIME_SMOOTHING: Final = 0.1
+"""Weight of the newest batch in the average time of a row."""
+
+
+class Batcher:
+    """Runs admitted rows on a backend; belongs to one event loop."""
+
+    def __init__(self, backend: Backend, settings: Settings, telemetry: Telemetry) -> None:
+        self._backend = backend
+        self._telemetry = telemetry
+        self._queue = RowQueue(settings.queue_rows, settings.max_batch_rows, settings.max_batch_tokens)
+        self._jobs: set[Job] = set()
+        self._running: dict[asyncio.Task[list[TimedResult]], list[Entry]] = {}
+        self._dispatch_is_scheduled = False
+        self._row_seconds = 0.0  # smoothed: time of a slot for one row
+        telemetry.num_requests_waiting.set_function(lambda: len(self._queue))
+        telemetry.num_requests_running.set_function(lambda: sum(map(len, self._running.values())))
+
+    async def run(self, rows: Sequence[AdmittedRow], deadline: float, request_id: str) -> list[TimedResult]:
+        """The result of every row, in their order.
+
+        Args:
+            rows: at least one.
+            deadline: on the loop's clock.
+            request_id: for the logs.
+
+        Raises:
+            Overloaded: there is no room for all of them; none was taken.
+            DeadlineExceeded: the deadline has passed.
+            BackendFailed, BackendUnavailable: so the backend said of one of the rows.
+            asyncio.CancelledError: the caller was cancelled; its rows' places are free.
+        """
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
+
+        def on_close(job: Job) -> None:
+            self._queue.discard(job)
+            self._jobs.discard(job)
+            if not done.done():
+                done.set_result(None)
+
+        job = Job(rows, deadline, on_close, request_id)
+        if not self._queue.offer(job, loop.time()):
+            wait_s = self._predicted_wait_s()
+            raise Overloaded(f"too many requests wait already: try again in {wait_s:.0f} s", retry_after_s=wait_s)
+        self._jobs.add(job)
+        timer = loop.call_at(deadline, lambda: job.fail(deadline_exceeded()))
+        self._schedule_dispatch()
+        try:
+            await done
+        finally:
+            timer.cancel()
+            job.abandon()
+        if job.error is not None:
+            raise job.error
+        return [job.results[index] for index in range(len(rows))]
+
+    def fail_all(self, error: ServiceError) -> None:
+        """Answer everything that waits or runs with ``error``."""
+        for job in list(self._jobs):
+            job.fail(error)
+
+    async def close(self) -> None:
+        """Wait for the batches that run; ``fail_all`` comes first, or more may start."""
+        await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _schedule_dispatch(self) -> None:
+        """Dispatch when the loop has run what is ready now: requests that arrive in one go may share a batch."""
+        if not self._dispatch_is_scheduled:
+            self._dispatch_is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._dispatch_is_scheduled = False
+        loop = asyncio.get_running_loop()
+        while free_slots := max(0, self._backend.slots - len(self._running)):
+            batch = self._queue.next_batch(loop.time(), free_slots)
+            if not batch:
+                break
+            task = loop.create_task(self._predict(batch))
+            self._running[task] = batch
+            task.add_done_callback(self._batch_ended)
+
+    async def _predict(self, batch: list[Entry]) -> list[TimedResult]:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        rows = [entry.row for entry in batch]
+        model, version = rows[0].model, rows[0].version
+        timeout_s = max(entry.job.deadline for entry in batch) - started
+        outputs = await self._backend.predict(model, version, SIGNATURE, batch_inputs(rows), timeout_s)
+        inference_s = loop.time() - started
+        self._observe(model, rows, inference_s)
+        return [
+            TimedResult(result, started - entry.enqueued_at, inference_s)
+            for entry, result in zip(batch, split_outputs(outputs, rows), strict=True)
+        ]
+
+    def _batch_ended(self, task: asyncio.Task[list[TimedResult]]) -> None:
+        batch = self._running.pop(task)
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        if error is None:
+            for entry, result in zip(batch, task.result(), strict=True):
+                entry.job.deliver(entry.index, result)
+        elif isinstance(error, BackendFailed) and len(batch) > 1:
+            self._log_failure(error, batch, "batch failed, its rows run again alone")
+            self._queue.put_back_alone(batch)
+        else:
+            self._log_failure(error, batch, "batch failed")
+            answer = error if isinstance(error, ServiceError) else BackendFailed("the model could not be run")
+            for entry in batch:
+                entry.job.fail(answer)
+        self._dispatch()
+
+    def _log_failure(self, error: BaseException, batch: list[Entry], event: str) -> None:
+        expected = isinstance(error, ServiceError)
+        log_event(
+            event,
+            logging.WARNING if expected else logging.ERROR,
+            error=None if expected else error,
+            reason=str(error),
+            model_name=batch[0].row.model,
+            model_version=batch[0].row.version,
+            rows=len(batch),
+            request_ids=list(dict.fromkeys(entry.job.request_id for entry in batch)),
+        )
+
+    def _observe(self, model: str, rows: list[AdmittedRow], inference_s: float) -> None:
+        self._telemetry.batch_size.labels(model).observe(len(rows))
+        self._telemetry.batch_padding_ratio.labels(model).observe(padding_ratio(rows))
+        self._telemetry.request_inference_time_seconds.labels(model).observe(inference_s)
+        newest = inference_s / len(rows)
+        self._row_seconds += ROW_TIME_SMOOTHING * (newest - self._row_seconds) if self._row_seconds else newest
+
+    def _predicted_wait_s(self) -> float:
+        low, high = RETRY_AFTER_BOUNDS_S
+        return min(high, max(low, len(self._queue) * self._row_seconds / max(1, self._backend.slots)))
