@@ -1,0 +1,1 @@
+"""Wires: each translates its protocol to the engine's requests and back, and decides nothing."""
