@@ -1,0 +1,75 @@
+"""The training and the validation side of a run's data."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from model_export.config import RunConfig
+from model_export.text.data import EncodedPairs, TextPairs, encode_pairs, expand_files, read_pairs, split_pairs
+from model_export.text.tokenizers import SentencePieceTokenizer
+
+
+class FileNames(NamedTuple):
+    """Names (without folders) of the files that each side comes from."""
+
+    train: list[str]
+    valid: list[str]
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One side: its text, its ids, and where it comes from."""
+
+    files: list[str]
+    pairs: TextPairs
+    encoded: EncodedPairs
+
+    @classmethod
+    def encode(cls, pairs: TextPairs, files: list[str], tokenizer: SentencePieceTokenizer, config: RunConfig) -> Corpus:
+        """Tokenise, and filter or truncate as ``config`` says."""
+        return cls(files, pairs, encode_pairs(pairs, tokenizer, config.limits, config.data))
+
+    @property
+    def counts(self) -> dict[str, Any]:
+        """For the report: pairs that are used, and lines and pairs that were not or not whole."""
+        return {
+            "files": self.files,
+            "pairs": len(self.encoded.rows),
+            "malformed": self.pairs.malformed,
+            "filtered": self.encoded.filtered,
+            "truncated": self.encoded.truncated,
+        }
+
+    def __str__(self) -> str:
+        losses = [f"{self.counts[name]} {name}" for name in ("malformed", "filtered", "truncated") if self.counts[name]]
+        return f"{len(self.encoded.rows):,} pairs" + (f" ({', '.join(losses)})" if losses else "")
+
+
+def load_corpora(
+    config: RunConfig, train_files: Sequence[str], valid_files: Sequence[str] | None
+) -> tuple[TextPairs, TextPairs, FileNames]:
+    """Training and validation pairs: from files of their own, or split by ``config.data.valid_fraction``.
+
+    Raises:
+        DataError: see ``read_pairs`` and ``split_pairs``.
+    """
+    train = read_pairs(train_files, config.data.skip_malformed)
+    train_names = [path.name for path in expand_files(train_files)]
+    if valid_files:
+        valid = read_pairs(valid_files, config.data.skip_malformed)
+        return train, valid, FileNames(train_names, [path.name for path in expand_files(valid_files)])
+    train, valid = split_pairs(train, config.data.valid_fraction, config.training.seed)
+    return train, valid, FileNames(train_names, train_names)
+
+
+def pairs_sha256(*corpora: TextPairs) -> str:
+    """A digest of all pairs in their order."""
+    digest = hashlib.sha256()
+    for pairs in corpora:
+        for source, target in zip(pairs.sources, pairs.targets, strict=True):
+            digest.update(f"{source}\t{target}\n".encode())
+        digest.update(b"\n")
+    return digest.hexdigest()

@@ -1,0 +1,279 @@
+"""Training from text pairs to a trained model's folder.
+
+The entry point, which ``malgil-export train`` calls::
+
+    train(config, train_files, valid_files, out, resume=False, console=None) -> TrainedModel
+
+What a user can put right is raised as ``model_export.config.UserError`` (``ConfigError``, ``DataError``,
+``TokenizerError``, ``TrainingError``); a stop by SIGINT or SIGTERM, once all is saved, as ``TrainingInterrupted``.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from rich.console import Console
+
+from model_export.config import RunConfig, load_config
+from model_export.models import build_model
+from model_export.text.data import make_dataset, plan_batches
+from model_export.text.tokenizers import SentencePieceTokenizer, train_sentencepiece
+from model_export.trained_model import (
+    CONFIG_FILE,
+    REPORT_FILE,
+    TOKENIZER_FILE,
+    TrainedModel,
+    round_weights,
+    save_trained_model,
+    save_weights,
+)
+from model_export.training.averaging import HIGHER_IS_BETTER, average_weights, chosen_epochs
+from model_export.training.callbacks import ContinueMeans, ProgressBar, StopRequest, TrackProgress
+from model_export.training.checkpoint import Progress, TrainingError, load_checkpoint, save_checkpoint
+from model_export.training.corpus import Corpus, load_corpora, pairs_sha256
+from model_export.training.metrics import Evaluator
+from model_export.training.model import TrainingModel, compile_for_training, matrix_precision
+from model_export.training.report import build_report, choose_samples, print_report
+
+STATE_FOLDER = "training"
+CHECKPOINT_FILE = "checkpoint.safetensors"
+
+
+class TrainingInterrupted(TrainingError):
+    """A signal stopped the run; its state is saved, and the message says how to go on."""
+
+
+def train(
+    config: RunConfig,
+    train_files: Sequence[str],
+    valid_files: Sequence[str] | None,
+    out: Path,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+) -> TrainedModel:
+    """Train a model and write its folder ``out``.
+
+    Args:
+        config: the whole run.
+        train_files: tab-separated files or globs.
+        valid_files: the same for validation; ``None`` or empty: ``config.data.valid_fraction`` of the training pairs.
+        out: a new folder; the state of the unfinished run is kept in ``out/training``.
+        resume: go on with the run in ``out``, to the same result as if it had never stopped.
+        console: where progress is told; standard error by default.
+
+    Raises:
+        UserError: see the module's docstring.
+    """
+    console = console or Console(stderr=True)
+    run = _open_run(config, train_files, valid_files, out, resume, console)
+    with StopRequest() as request:
+        while not _is_finished(run):
+            _run_epoch(run, request)
+            if request.received:
+                raise TrainingInterrupted(
+                    f"stopped by {request.received.name} in epoch {run.progress.epoch + 1} after "
+                    f"{run.progress.batch} batches; all is saved: the same command with --resume goes on"
+                )
+    return _finish(run)
+
+
+@dataclass
+class Run:
+    """One run in progress."""
+
+    config: RunConfig
+    out: Path
+    tokenizer: SentencePieceTokenizer
+    train: Corpus
+    valid: Corpus
+    training: TrainingModel
+    evaluator: Evaluator
+    progress: Progress
+    console: Console
+
+    @property
+    def checkpoint(self) -> Path:
+        """The state of the run."""
+        return self.out / STATE_FOLDER / CHECKPOINT_FILE
+
+    def epoch_weights(self, epoch: int) -> Path:
+        """The weights at the end of ``epoch``, from 1."""
+        return self.out / STATE_FOLDER / f"epoch-{epoch:04d}.safetensors"
+
+    def save(self) -> None:
+        """Save the state."""
+        save_checkpoint(self.checkpoint, self.training, self.progress)
+
+    def plan(self) -> list[np.ndarray]:
+        """The batches of the epoch under way."""
+        training = self.config.training
+        return plan_batches(self.train.encoded, training.batch_tokens, (training.seed, self.progress.epoch))
+
+
+# --- before -----------------------------------------------------------------------------------------------------------
+
+
+def _open_run(
+    config: RunConfig,
+    train_files: Sequence[str],
+    valid_files: Sequence[str] | None,
+    out: Path,
+    resume: bool,
+    console: Console,
+) -> Run:
+    _check_folder(config, out, resume)
+    keras.utils.set_random_seed(config.training.seed)  # before the tokenizer: it drops the resources of eager kernels
+    train_pairs, valid_pairs, files = load_corpora(config, train_files, valid_files)
+    if resume:
+        tokenizer_model = (out / TOKENIZER_FILE).read_bytes()
+    else:
+        with console.status("training the tokenizer"):
+            texts = (text for side in (train_pairs.sources, train_pairs.targets) for text in side)
+            tokenizer_model = train_sentencepiece(texts, config.model.vocabulary_size, config.tokenizer)
+    tokenizer = SentencePieceTokenizer(tokenizer_model)
+    train_corpus = Corpus.encode(train_pairs, files.train, tokenizer, config)
+    valid_corpus = Corpus.encode(valid_pairs, files.valid, tokenizer, config)
+    settings = config.training
+    model = build_model(config.model, config.limits)
+    steps = settings.epochs * len(plan_batches(train_corpus.encoded, settings.batch_tokens, None))
+    training = compile_for_training(model, settings, steps)
+    evaluator = Evaluator(training, tokenizer, config.limits, valid_corpus, settings.batch_tokens)
+    progress = Progress(data_sha256=pairs_sha256(train_pairs, valid_pairs))
+    run = Run(config, out, tokenizer, train_corpus, valid_corpus, training, evaluator, progress, console)
+    if resume:
+        run.progress = _load_state(run)
+    else:
+        run.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        (out / TOKENIZER_FILE).write_bytes(tokenizer_model)
+        run.save()
+        (out / CONFIG_FILE).write_text(config.to_yaml(), encoding="utf-8")  # last: from now on there is a run
+    _tell_start(run, steps)
+    return run
+
+
+def _check_folder(config: RunConfig, out: Path, resume: bool) -> None:
+    has_run = (out / CONFIG_FILE).is_file()
+    if not resume:
+        if has_run:
+            raise TrainingError(f"{out} holds a run already: --resume goes on with it, or choose another folder")
+        return
+    if not has_run:
+        raise TrainingError(f"{out} holds no run to resume")
+    if (out / REPORT_FILE).is_file():
+        raise TrainingError(f"the run in {out} is finished")
+    before, now = load_config(str(out / CONFIG_FILE)).model_dump(), config.model_dump()
+    if before != now:
+        differing = ", ".join(key for key in now if before[key] != now[key])
+        raise TrainingError(f"{out} was started with another configuration ({differing}): resume with the same")
+
+
+def _load_state(run: Run) -> Progress:
+    progress = load_checkpoint(run.checkpoint, run.training)
+    if progress.data_sha256 != run.progress.data_sha256:
+        raise TrainingError(f"{run.out} was started with other text pairs: resume with the same files")
+    return progress
+
+
+def _tell_start(run: Run, steps: int) -> None:
+    run.console.print(
+        f"{run.config.model.name}: {run.training.model.count_params():,} parameters; {run.train}; "
+        f"validation: {run.valid}; {steps} steps"
+    )
+    if run.progress.epoch or run.progress.batch:
+        run.console.print(f"resumed in epoch {run.progress.epoch + 1} after {run.progress.batch} batches")
+
+
+# --- the epochs -------------------------------------------------------------------------------------------------------
+
+
+def _is_finished(run: Run) -> bool:
+    """All epochs done, or too many of them without a better ``monitor``."""
+    settings, history = run.config.training, run.progress.history
+    if len(history) >= settings.epochs:
+        return True
+    if settings.patience is None or not history:
+        return False
+    sign = 1.0 if HIGHER_IS_BETTER[settings.monitor] else -1.0
+    best = int(np.argmax([sign * entry[settings.monitor] for entry in history]))
+    return len(history) - 1 - best >= settings.patience
+
+
+def _run_epoch(run: Run, request: StopRequest) -> None:
+    """The rest of the epoch under way, its validation, and the checkpoint; cut short by a stop request."""
+    progress, settings, plan = run.progress, run.config.training, run.plan()
+    lengths = run.train.encoded.target_lengths
+    callbacks: list[keras.callbacks.Callback] = [
+        TrackProgress(
+            progress,
+            [int(lengths[batch].sum()) for batch in plan],
+            request,
+            run.save,
+            settings.checkpoint_every_steps,
+        ),
+        ProgressBar(run.console, f"epoch {progress.epoch + 1}/{settings.epochs}", progress.batch, len(plan)),
+    ]
+    if progress.batch:
+        callbacks.append(ContinueMeans([variable.numpy() for variable in run.training.metrics_variables]))
+    dataset = make_dataset(run.train.encoded, plan[progress.batch :])
+    with matrix_precision(settings.precision):
+        run.training.fit(dataset, verbose=0, shuffle=False, callbacks=callbacks)
+    if progress.batch < len(plan):
+        run.save()
+        return
+    _end_epoch(run)
+
+
+def _end_epoch(run: Run) -> None:
+    means = {metric.name: float(metric.result()) for metric in run.training.metrics}
+    if not math.isfinite(means["loss"]):
+        raise TrainingError("the loss is no longer a number: lower training.optimizer.learning_rate")
+    entry: dict[str, Any] = {"train_loss": means["loss"], "train_accuracy": means["accuracy"], **run.evaluator.losses()}
+    if run.config.training.monitor in ("bleu", "chrf"):
+        entry |= run.evaluator.scores(run.evaluator.translate())
+    progress = run.progress
+    entry["steps"] = progress.batch
+    progress.history.append(entry)
+    progress.epoch += 1
+    progress.batch = 0
+    save_weights(run.epoch_weights(progress.epoch), run.training.model)
+    run.save()
+    keep = {run.epoch_weights(epoch) for epoch in chosen_epochs(progress.history, run.config.training)}
+    for path in run.checkpoint.parent.glob("epoch-*.safetensors"):
+        if path not in keep:
+            path.unlink()
+    values = ", ".join(f"{name} {value:.4g}" for name, value in entry.items())
+    run.console.print(
+        f"epoch {progress.epoch}: {values}; {progress.target_tokens / progress.seconds:,.0f} target tokens/s"
+    )
+
+
+# --- after ------------------------------------------------------------------------------------------------------------
+
+
+def _finish(run: Run) -> TrainedModel:
+    """Average, judge, write the folder, drop the state."""
+    settings, model = run.config.training, run.training.model
+    epochs = chosen_epochs(run.progress.history, settings)
+    average_weights([run.epoch_weights(epoch) for epoch in epochs], model)
+    with run.console.status("judging the final weights"):
+        exact, exact_texts = run.evaluator.losses(), run.evaluator.translate()
+        exact |= run.evaluator.scores(exact_texts)
+        round_weights(model, settings.save_dtype)
+        stored, stored_texts = run.evaluator.losses(), run.evaluator.translate()
+        stored |= run.evaluator.scores(stored_texts)
+    identical = sum(exact_texts[source] == text for source, text in stored_texts.items()) / len(stored_texts)
+    report = build_report(run.config, run.progress, (run.train, run.valid), epochs, stored, exact, identical)
+    samples = choose_samples(run.valid)
+    trained = TrainedModel(run.config, run.tokenizer.model, model, samples, report)
+    save_trained_model(run.out, trained, settings.save_dtype)
+    shutil.rmtree(run.checkpoint.parent)
+    print_report(run.console, report)
+    return trained
