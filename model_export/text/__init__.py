@@ -1,0 +1,1 @@
+"""Text: files of pairs, tokenizers, and batches of ids."""

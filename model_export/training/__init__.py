@@ -1,0 +1,1 @@
+"""Training: from text pairs to a trained model's folder."""
