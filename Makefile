@@ -1,4 +1,4 @@
-# Everything runs in .venv, which is made when missing and brought up to date when the lock file or pyproject.toml changed.
+# Everything runs in .venv, which is made when missing and made anew when the lock file changed.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -20,7 +20,7 @@ help:
 	@echo 'make fix     format and fix what the linter can'
 	@echo 'make lock    resolve $(LOCK) anew'
 
-$(VENV)/.installed: $(LOCK) pyproject.toml
+$(VENV)/.installed: $(LOCK)
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14) and "Malgil needs Python 3.10 to 3.13: make PYTHON=python3.11")'
 	$(PYTHON) -m venv --clear $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --require-hashes --requirement $(LOCK)

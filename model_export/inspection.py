@@ -1,0 +1,123 @@
+"""What a configuration, a trained model or an artifact is, in figures."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.table import Table
+
+from model_export.config import RunConfig, UserError, load_config
+from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET, ContractError, Manifest
+from model_export.startup import load_tensorflow
+
+if TYPE_CHECKING:
+    from model_export.models import Seq2SeqModel
+
+
+class InspectionError(UserError):
+    """There is nothing here that can be inspected."""
+
+
+def inspect(target: str) -> dict[str, Any]:
+    """Facts about a shipped configuration, a configuration file, a trained model's folder or an artifact, for JSON.
+
+    ``kind`` says which of them it is; every kind has ``architecture`` and ``parameter_count``.
+
+    Raises:
+        InspectionError: a folder of neither kind, or a manifest that cannot be read.
+        ConfigError: no such configuration, or one that is not valid.
+    """
+    folder = Path(target)
+    if (folder / ASSETS_FOLDER / MANIFEST_ASSET).is_file():
+        return _inspect_artifact(folder)
+    if (folder / "config.yaml").is_file():
+        return _inspect_trained_model(folder)
+    if folder.is_dir():
+        raise InspectionError(
+            f"{folder} is neither a trained model (config.yaml is missing) "
+            f"nor an artifact ({ASSETS_FOLDER}/{MANIFEST_ASSET} is missing)"
+        )
+    return {"kind": "configuration", **_inspect_config(load_config(target))}
+
+
+def _inspect_artifact(folder: Path) -> dict[str, Any]:
+    try:
+        manifest = Manifest.from_json((folder / ASSETS_FOLDER / MANIFEST_ASSET).read_bytes())
+    except ContractError as error:
+        raise InspectionError(f"{folder}: {error}") from error
+    facts = {key: value for key, value in asdict(manifest).items() if key not in ("signatures", "certificate")}
+    certificate = manifest.certificate
+    return {
+        "kind": "artifact",
+        **facts,
+        "signatures": sorted(manifest.signatures),
+        "certificate": certificate
+        and {
+            "cases": len(certificate.cases),
+            "score_tolerance": certificate.score_tolerance,
+            "logit_noise": certificate.logit_noise,
+        },
+    }
+
+
+def _inspect_trained_model(folder: Path) -> dict[str, Any]:
+    facts = _inspect_config(load_config(str(folder / "config.yaml")))
+    report = folder / "report.json"
+    finished = report.is_file()
+    return {
+        "kind": "trained model",
+        "finished": finished,
+        **facts,
+        "report": json.loads(report.read_text(encoding="utf-8")) if finished else None,
+    }
+
+
+def _inspect_config(config: RunConfig) -> dict[str, Any]:
+    load_tensorflow()  # only where parameters are counted: a manifest is read at once
+    from model_export.models import build_model
+
+    components = count_parameters(build_model(config.model, config.limits))
+    return {
+        "architecture": config.model.name,
+        "parameter_count": sum(components.values()),
+        "components": components,
+        "config": config.model_dump(mode="json"),
+    }
+
+
+def count_parameters(model: Seq2SeqModel) -> dict[str, int]:
+    """Trained numbers of each part of the model, named by the first step of their variables' paths below the model."""
+    counts: dict[str, int] = {}
+    for weight in model.weights:
+        component = weight.path.split("/")[1]
+        counts[component] = counts.get(component, 0) + math.prod(weight.shape)
+    return counts
+
+
+def fact_tables(target: str, facts: dict[str, Any]) -> list[Table]:
+    """The figures among ``inspect``'s facts, and the parameters of each component where they are known."""
+    table = Table(title=f"{target}: {facts['kind']}", show_header=False)
+    for key, value in facts.items():
+        if isinstance(value, str | int) and key != "kind":
+            table.add_row(key, f"{value:,}" if type(value) is int else f"{value}")
+    for section in ("limits", "tokenizer", "certificate"):
+        for key, value in (facts.get(section) or {}).items():
+            table.add_row(f"{section}.{key}", f"{value}")
+    report = facts.get("report") or facts.get("provenance") or {}
+    for key, value in report.get("metrics", {}).items():
+        table.add_row(f"metrics.{key}", f"{value:.4g}")
+    return [table, _component_table(facts)] if "components" in facts else [table]
+
+
+def _component_table(facts: dict[str, Any]) -> Table:
+    table = Table("component", "parameters")
+    table.columns[1].justify = "right"
+    for component, count in facts["components"].items():
+        table.add_row(component, f"{count:,}")
+    table.add_section()
+    table.add_row("total", f"{facts['parameter_count']:,}")
+    return table

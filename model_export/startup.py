@@ -1,0 +1,35 @@
+"""TensorFlow without its start-up notices."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import tempfile
+
+
+def load_tensorflow() -> None:
+    """Import TensorFlow, TF Text and Keras in silence; warnings and errors of the work itself are shown later on.
+
+    The libraries write to the file descriptor of standard error before any setting of theirs is read, so that it points
+    elsewhere during the import. What they wrote is shown if the import fails.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no INFO
+    os.environ["KERAS_BACKEND"] = "tensorflow"
+    sys.stderr.flush()
+    standard_error = os.dup(2)
+    with tempfile.TemporaryFile() as notices:
+        os.dup2(notices.fileno(), 2)
+        try:
+            import keras  # noqa: F401
+            import tensorflow as tf
+            import tensorflow_text  # noqa: F401
+        except ImportError:
+            notices.seek(0)
+            os.write(standard_error, notices.read())
+            raise
+        finally:
+            os.dup2(standard_error, 2)
+            os.close(standard_error)
+    tf.get_logger().setLevel(logging.ERROR)
+    logging.getLogger("absl").setLevel(logging.ERROR)
