@@ -1,0 +1,126 @@
+"""Puts a server together from its settings and runs it until it is told to stop; alone in naming concrete classes."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import socket
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from service.backend import Backend, ModelVersion
+from service.backends.embedded import EmbeddedBackend
+from service.backends.scripted import ScriptedBackend
+from service.engine import Engine
+from service.settings import Settings
+from service.telemetry import LOGGER_NAME, Telemetry, configure_logging, log_event
+from service.transport.http_server import HttpServer
+from service.transport.rest import create_app
+
+Started = Callable[[str, Sequence[ModelVersion]], None]
+"""Is told the address and the models once they are loaded."""
+
+_STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_BACKLOG = 2048
+
+
+class StartError(OSError):
+    """The server cannot start; the message says what the user can do."""
+
+
+def run(settings: Settings, started: Started) -> None:
+    """Serve until SIGTERM or SIGINT, then finish what was accepted; a second signal cuts that short.
+
+    Raises:
+        StartError: the address is taken.
+        BackendUnavailable: there are no models to serve.
+    """
+    configure_logging(settings.log_level, loggers=(LOGGER_NAME, "asyncio"))
+    configure_logging("warning", loggers=("uvicorn.error",))
+    asyncio.run(_serve(settings, started))
+
+
+@asynccontextmanager
+async def running_engine(settings: Settings, telemetry: Telemetry | None = None) -> AsyncIterator[Engine]:
+    """An engine with its models loaded, closed at the end: what there is without a server.
+
+    Raises:
+        BackendUnavailable: there are no models.
+    """
+    engine = Engine(make_backend(settings), settings, telemetry or Telemetry())
+    try:
+        await engine.start()
+        yield engine
+    finally:
+        await engine.close()
+
+
+def make_backend(settings: Settings) -> Backend:
+    """The backend that the settings name."""
+    if settings.backend == "scripted":
+        return ScriptedBackend(slots=settings.concurrent_runs)
+    return EmbeddedBackend(
+        settings.models_folder,
+        slots=settings.concurrent_runs,
+        intra_op_threads=settings.intra_op_threads,
+        max_batch_rows=settings.max_batch_rows,
+    )
+
+
+async def _serve(settings: Settings, started: Started) -> None:
+    telemetry = Telemetry()
+    engine = Engine(make_backend(settings), settings, telemetry)
+    server = HttpServer(create_app(engine, settings, telemetry), settings)
+    signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
+    for number in _STOP_SIGNALS:
+        asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
+    with _listen(settings) as listener:
+        # Probes are answered while models load, so the two go on side by side.
+        starting = asyncio.create_task(_start(engine, _address(settings, listener), started))
+        serving = asyncio.create_task(server.serve([listener]))
+        stopping = asyncio.create_task(signals.get())
+        try:
+            await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+            if not stopping.done():
+                starting.result()  # raises what kept the models from loading
+                await asyncio.wait((serving, stopping), return_when=asyncio.FIRST_COMPLETED)
+            log_event("draining")
+            await _unless_hurried(engine.drain(settings.drain_timeout_s), signals)
+        finally:
+            starting.cancel()
+            stopping.cancel()
+            await engine.close()
+            server.should_exit = True
+            await serving
+    log_event("stopped")
+
+
+async def _start(engine: Engine, address: str, started: Started) -> None:
+    await engine.start()
+    started(address, engine.models())
+
+
+async def _unless_hurried(drain: Coroutine[Any, Any, bool], signals: asyncio.Queue[signal.Signals]) -> None:
+    """Drain, until another signal says not to wait."""
+    draining = asyncio.create_task(drain)
+    hurry = asyncio.create_task(signals.get())
+    await asyncio.wait((draining, hurry), return_when=asyncio.FIRST_COMPLETED)
+    draining.cancel()
+    hurry.cancel()
+
+
+def _listen(settings: Settings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    try:
+        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise StartError(
+            f"cannot listen on {settings.host}:{settings.port}: {reason}; see --host and --port"
+        ) from error
+
+
+def _address(settings: Settings, listener: socket.socket) -> str:
+    host = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return f"http://{host}:{listener.getsockname()[1]}"
