@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from model_export.config import LimitsConfig, RnnConfig, TransformerConfig
 from model_export.models.base import ModelInputs, Seq2SeqModel
+from model_export.models.rnn import Rnn
 from model_export.models.transformer import Transformer
 
 __all__ = ["ModelInputs", "Seq2SeqModel", "build_model"]
@@ -11,9 +12,6 @@ __all__ = ["ModelInputs", "Seq2SeqModel", "build_model"]
 
 def build_model(config: RnnConfig | TransformerConfig, limits: LimitsConfig) -> Seq2SeqModel:
     """A model with fresh weights (``keras.utils.set_random_seed`` beforehand makes them reproducible)."""
-    model: Seq2SeqModel
     if isinstance(config, TransformerConfig):
-        model = Transformer(config, limits, name="transformer")
-    else:
-        raise NotImplementedError
-    return model
+        return Transformer(config, limits, name="transformer")
+    return Rnn(config, name="rnn")
