@@ -1,0 +1,157 @@
+"""Replay against the scripted backend, whose answers to ``generate_ids`` are known; a real artifact's replay is in
+``backends/test_embedded.py``."""
+
+import asyncio
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from model_export.contract import SIGNATURES, Certificate, GoldenCase
+from service import certificate
+from service.backends.scripted import ScriptedBackend, scripted_manifest, tiny_tokenizer
+from service.tokenization import SentencePieceTokenizer
+
+TEXTS = ["the word", "말길 no one knows", "é", "it is what it is"]
+TOLERANCE = 1e-3
+
+
+async def _predict_with(backend, signature, inputs):
+    return await backend.predict("echo", 1, signature, inputs)
+
+
+def _replay(manifest, tokenizer=None, change=lambda outputs: None):
+    """The differences, when ``change`` is done to the outputs of every call."""
+
+    async def scenario():
+        backend = ScriptedBackend()
+        await backend.start()
+
+        async def predict(signature, inputs):
+            outputs = await _predict_with(backend, signature, inputs)
+            change(outputs)
+            return outputs
+
+        return await certificate.replay(manifest, tokenizer or tiny_tokenizer(), predict)
+
+    return asyncio.run(scenario())
+
+
+@pytest.fixture(scope="module")
+def manifest():
+    """A manifest whose cases hold what the script answers; greedy ones and beams, one with a prefix."""
+    tokenizer = SentencePieceTokenizer(tiny_tokenizer())
+    prefix = tuple(tokenizer.encode(["the"])[0])
+    questions = [
+        _question(tokenizer, TEXTS[0], {}),
+        _question(tokenizer, TEXTS[1], {"beam_size": 4, "num_hypotheses": 3}),
+        _question(tokenizer, TEXTS[2], {"max_new_tokens": 2}),
+        _question(tokenizer, TEXTS[3], {"beam_size": 4}, prefix),
+    ]
+    cases = asyncio.run(_answered(questions, tokenizer))
+    return replace(scripted_manifest("echo"), certificate=Certificate(TOLERANCE, 1e-3, tuple(cases)))
+
+
+def _question(tokenizer, text, options, prefix=()):
+    source = (*tokenizer.encode([text])[0], 3)
+    return GoldenCase(text, text, source, options, prefix, (), (), (), ())
+
+
+async def _answered(questions, tokenizer):
+    backend = ScriptedBackend()
+    await backend.start()
+    cases = []
+    for case in questions:
+        source = np.array([case.source_ids], np.int32)
+        inputs = {"source_ids": source, "source_lengths": np.array([source.shape[1]], np.int32)}
+        outputs = await _predict_with(backend, "generate_ids", inputs | certificate.option_inputs([case]))
+        places = range(case.options.get("num_hypotheses", 1))
+        ids = tuple(tuple(outputs["ids"][0, k, : outputs["lengths"][0, k]].tolist()) for k in places)
+        cases.append(
+            replace(
+                case,
+                ids=ids,
+                sentences=tuple(tokenizer.decode([case.prefix_ids + each for each in ids])),
+                scores=tuple(outputs["scores"][0].tolist()),
+                finish_reasons=tuple(outputs["finish_reasons"][0].tolist()),
+            )
+        )
+    return cases
+
+
+def _with_cases(manifest, change):
+    """The manifest with ``change`` done to its second case."""
+    cases = list(manifest.certificate.cases)
+    cases[1] = replace(cases[1], **change(cases[1]))
+    return replace(manifest, certificate=replace(manifest.certificate, cases=tuple(cases)))
+
+
+def test_an_artifact_that_keeps_its_word_differs_in_nothing(manifest):
+    assert _replay(manifest) == []
+
+
+def test_no_certificate_is_no_word_kept(manifest):
+    assert _replay(replace(manifest, certificate=None)) == ["the manifest has no certificate"]
+    without_cases = replace(manifest, certificate=replace(manifest.certificate, cases=()))
+    assert _replay(without_cases) == ["the manifest has no certificate"]
+
+
+def test_another_tokenizer_is_noticed_before_anything_runs(manifest):
+    (difference,) = _replay(manifest, tiny_tokenizer() + b"\0")
+    assert "SHA-256" in difference
+
+
+def test_bytes_that_are_no_tokenizer_are_a_difference(manifest):
+    from model_export.contract import sha256
+
+    broken = replace(manifest, tokenizer=replace(manifest.tokenizer, sha256=sha256(b"broken")))
+    (difference,) = _replay(broken, b"broken")
+    assert difference.startswith("the tokenizer cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda outputs: outputs["ids"].__setitem__((0, 0, 0), 7), "ids"),
+        (lambda outputs: outputs["lengths"].__isub__(1), "ids"),
+        (lambda outputs: outputs["scores"].__iadd__(2 * TOLERANCE), "scores"),
+        (lambda outputs: outputs["scores"].__imul__(np.nan), "scores"),
+        (lambda outputs: outputs["finish_reasons"].__imul__(2), "finish reasons"),
+        (lambda outputs: outputs.update(ids=outputs["ids"][:, :0]), "hypotheses"),
+    ],
+)
+def test_an_answer_that_differs_is_told_by_case_and_output(manifest, change, what):
+    differences = _replay(manifest, change=change)
+    assert differences
+    assert all(difference.startswith("generate_ids, case '") for difference in differences)
+    assert any(f": {what} " in difference for difference in differences)
+
+
+def test_scores_may_differ_within_the_tolerance(manifest):
+    assert _replay(manifest, change=lambda outputs: outputs["scores"].__iadd__(0.5 * TOLERANCE)) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda case: {"source_ids": (4, *case.source_ids)}, "source ids"),
+        (lambda case: {"sentences": ("another", *case.sentences[1:])}, "sentences"),
+    ],
+)
+def test_the_gateways_own_tokenizer_is_held_to_the_cases_too(manifest, change, what):
+    differences = _replay(_with_cases(manifest, change))
+    assert any(
+        difference.startswith(f"the gateway's tokenizer, case {TEXTS[1]!r}: {what} ") for difference in differences
+    )
+
+
+def test_cases_run_in_one_batch_for_each_beam_size(manifest):
+    batches = certificate.batches(manifest.certificate.cases)
+    assert [[case.name for case in batch] for batch in batches] == [[TEXTS[0], TEXTS[2]], [TEXTS[1], TEXTS[3]]]
+    inputs = certificate.option_inputs(batches[1])
+    specs = SIGNATURES["generate_ids"].inputs
+    assert {name: array.dtype.name for name, array in inputs.items()} == {
+        name: specs[name].dtype for name in specs if not name.startswith("source_")
+    }
+    assert inputs["beam_size"].tolist() == [4, 4]
+    assert inputs["prefix_lengths"].tolist() == [0, 1]
