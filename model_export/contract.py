@@ -22,6 +22,8 @@ MANIFEST_ASSET: Final = "manifest.json"
 TOKENIZER_ASSET: Final = "tokenizer.model"
 ASSETS_FOLDER: Final = "assets"
 WARMUP_RECORDS: Final = "assets.extra/tf_serving_warmup_requests"
+MINIMUM_GOLDEN_CASES: Final = 16
+"""A certificate with fewer proves too little."""
 
 
 class ContractError(ValueError):

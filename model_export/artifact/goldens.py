@@ -1,0 +1,198 @@
+"""The golden inputs of the parity certificate, and what the live model answers.
+
+A case is kept only when its answer stays the same under random perturbations of the logits, so that a replay on another
+machine or through another runtime differs only if something is wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+import tensorflow as tf
+
+from model_export.artifact.calls import (
+    Answer,
+    Row,
+    Signature,
+    generate_ids_inputs,
+    generate_inputs,
+    read_answers,
+    text_array,
+)
+from model_export.artifact.golden_texts import GoldenTexts
+from model_export.config import UserError
+from model_export.contract import MINIMUM_GOLDEN_CASES, Certificate, FinishReason, GoldenCase, Limits
+from model_export.decoding.step import DecoderStep
+from model_export.text.tokenizers import EOS_ID
+
+LOGIT_NOISE: Final = 1e-3
+"""Perturbation that an answer must survive; float32 kernels of different machines differ by some 1e-5."""
+SCORE_TOLERANCE: Final = 1e-3
+"""On a score, a sum over all tokens of a hypothesis."""
+
+_NOISY_RUNS = 3
+_MAX_NEW_TOKENS = 16  # short answers make a replay fast
+_BEAM_SIZE = 4
+
+
+class GoldenError(UserError):
+    """The model gives too few answers that would survive rounding, so there can be no certificate."""
+
+
+class NoisyStep:
+    """A ``DecoderStep`` whose logits are off by up to ``noise`` either way, differently at every call."""
+
+    def __init__(self, step: DecoderStep[Any], noise: float) -> None:
+        self._step = step
+        self._noise = noise
+        self._generator = tf.random.Generator.from_seed(0)
+        self.start, self.prefill = step.start, step.prefill
+        self.reorder, self.select, self.grow = step.reorder, step.select, step.grow
+
+    def __call__(self, ids: tf.Tensor, positions: tf.Tensor, state: Any) -> tuple[tf.Tensor, Any]:
+        """See ``DecoderStep.__call__``."""
+        logits, state = self._step(ids, positions, state)
+        return logits + self._generator.uniform(tf.shape(logits), -self._noise, self._noise), state
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What one or more cases are to show, and candidates for it, the most telling first."""
+
+    name: str
+    wanted: int
+    rows: Sequence[Row]
+
+
+def make_certificate(
+    live: Mapping[str, Signature], noisy: Signature, texts: GoldenTexts, limits: Limits
+) -> Certificate:
+    """Cases of every kind with the live model's answers.
+
+    Args:
+        live: ``tokenize`` and ``generate`` of the live model.
+        noisy: ``generate_ids`` of the same model over a ``NoisyStep`` of ``LOGIT_NOISE``.
+        texts: what to ask.
+        limits: the model's bounds.
+
+    Raises:
+        GoldenError: a kind without a single robust case, or fewer than ``MINIMUM_GOLDEN_CASES`` cases.
+    """
+    cases: list[GoldenCase] = []
+    missing: list[str] = []
+    for kind in _kinds(live, texts, limits):
+        found = _robust_cases(kind, live["generate"], noisy)
+        cases += found
+        if not found:
+            missing.append(kind.name)
+    if missing:
+        raise GoldenError(
+            f"no golden case for {', '.join(missing)}: every answer tried changes when logits move by {LOGIT_NOISE}, "
+            "as those of a model that was hardly trained do"
+        )
+    if len(cases) < MINIMUM_GOLDEN_CASES:
+        raise GoldenError(
+            f"only {len(cases)} golden cases keep their answer under noise, {MINIMUM_GOLDEN_CASES} are needed"
+        )
+    return Certificate(score_tolerance=SCORE_TOLERANCE, logit_noise=LOGIT_NOISE, cases=tuple(cases))
+
+
+def _kinds(live: Mapping[str, Signature], texts: GoldenTexts, limits: Limits) -> list[_Kind]:
+    """Every kind of case; greedy ones come last and make up the number."""
+
+    def rows(candidates: Iterable[str], **options: float) -> list[Row]:
+        bounded = {"max_new_tokens": min(_MAX_NEW_TOKENS, limits.max_target_tokens), **options}
+        return [replace(row, options=bounded) for row in plain_rows(live["tokenize"], candidates, limits)]
+
+    plain = plain_rows(live["tokenize"], texts.samples, limits)
+    by_length = sorted(plain, key=lambda row: len(row.source_ids))
+    kinds = [
+        _Kind("without options", 2, by_length),
+        _Kind("shortest", 1, rows(texts.shortest)),
+        _Kind("longest", 1, rows(row.text for row in reversed(by_length))),
+        *(_Kind(f"script {script}", 1, rows(found)) for script, found in texts.by_script.items()),
+        _Kind("beyond the vocabulary", 2, rows(texts.beyond_vocabulary)),
+        _Kind("decomposed Korean", 1, rows(texts.decomposed_korean)),
+        _Kind("min_new_tokens", 1, rows(texts.samples, min_new_tokens=min(8, limits.max_target_tokens))),
+        _Kind("forced prefix", 2, _with_prefixes(rows(texts.samples), live["generate"], limits)),
+    ]
+    beam = min(_BEAM_SIZE, limits.max_beam_size)
+    if beam > 1:
+        kinds += [
+            _Kind("beams without options", 1, [replace(row, options=_n_best(beam)) for row in by_length]),
+            _Kind("n-best", 2, rows(texts.samples, **_n_best(beam))),
+            _Kind("length_penalty 0", 1, rows(texts.samples, beam_size=beam, length_penalty=0.0)),
+            _Kind("length_penalty 2", 1, rows(texts.samples, beam_size=beam, length_penalty=2.0)),
+        ]
+    so_far = sum(kind.wanted for kind in kinds)
+    return [*kinds, _Kind("greedy", max(4, MINIMUM_GOLDEN_CASES - so_far), rows(reversed(texts.samples)))]
+
+
+def _n_best(beam_size: int) -> dict[str, int]:
+    return {"beam_size": beam_size, "num_hypotheses": beam_size}
+
+
+def plain_rows(tokenize: Signature, texts: Iterable[str], limits: Limits) -> list[Row]:
+    """A row for every text that fits, without options."""
+    texts = list(texts)
+    if not texts:
+        return []
+    outputs = tokenize({"texts": text_array(texts)})
+    pairs = zip(outputs["ids"], outputs["lengths"], strict=True)
+    framed = [(*ids[:length].tolist(), EOS_ID) for ids, length in pairs]
+    return [Row(text, ids) for text, ids in zip(texts, framed, strict=True) if len(ids) <= limits.max_source_tokens]
+
+
+def _with_prefixes(rows: Sequence[Row], generate: Signature, limits: Limits) -> list[Row]:
+    """Every row with the first tokens of the next row's answer as its prefix."""
+    if limits.max_target_tokens < 4 or not rows:
+        return []
+    answers = read_answers(generate(generate_inputs(rows)), rows)
+    longest = min(_MAX_NEW_TOKENS, limits.max_target_tokens - 2)
+    prefixed = []
+    for row, answer in zip(rows, answers[1:] + answers[:1], strict=True):
+        prefix = tuple(token for token in answer.ids[0][:2] if token != EOS_ID)
+        if prefix:
+            prefixed.append(replace(row, options={"max_new_tokens": longest}, prefix_ids=prefix))
+    return prefixed
+
+
+def _robust_cases(kind: _Kind, live: Signature, noisy: Signature) -> list[GoldenCase]:
+    """The first ``wanted`` rows whose answer is the same at every noisy run."""
+    rows = list(kind.rows)
+    if not rows:
+        return []
+    answers = read_answers(live(generate_inputs(rows)), rows)
+    perturbed = [read_answers(noisy(generate_ids_inputs(rows)), rows) for _ in range(_NOISY_RUNS)]
+    robust = [
+        (row, answer)
+        for index, (row, answer) in enumerate(zip(rows, answers, strict=True))
+        if _is_complete(answer) and all(_same_tokens(answer, run[index]) for run in perturbed)
+    ]
+    return [_case(f"{kind.name} {number}", *pair) for number, pair in enumerate(robust[: kind.wanted], start=1)]
+
+
+def _is_complete(answer: Answer) -> bool:
+    """Every hypothesis asked for is there, with a score that JSON can hold."""
+    return FinishReason.NONE not in answer.finish_reasons and all(math.isfinite(score) for score in answer.scores)
+
+
+def _same_tokens(one: Answer, other: Answer) -> bool:
+    return one.ids == other.ids and one.finish_reasons == other.finish_reasons
+
+
+def _case(name: str, row: Row, answer: Answer) -> GoldenCase:
+    return GoldenCase(
+        name=name,
+        text=row.text,
+        source_ids=row.source_ids,
+        options=row.options,
+        prefix_ids=row.prefix_ids,
+        ids=answer.ids,
+        sentences=answer.sentences,
+        scores=answer.scores,
+        finish_reasons=answer.finish_reasons,
+    )

@@ -1,0 +1,71 @@
+"""A saved artifact, read again: its graph as stored, and its signatures in the two runtimes that serve it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+import tensorflow_text  # noqa: F401  registers the operations of the tokenizer
+from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
+
+from model_export.artifact.calls import Arrays, Signature, on_arrays
+
+SERVE_TAG = "serve"
+_INIT_SIGNATURE = "__saved_model_init_op"  # TensorFlow's own, in every SavedModel
+
+
+def read_meta_graph(artifact: Path) -> meta_graph_pb2.MetaGraphDef:
+    """The one graph of the artifact.
+
+    Raises:
+        OSError: no such file. ValueError: it is no SavedModel of a single graph.
+    """
+    data = (artifact / "saved_model.pb").read_bytes()
+    try:
+        saved = saved_model_pb2.SavedModel.FromString(data)
+    except Exception as error:  # protobuf's own DecodeError differs between its implementations
+        raise ValueError(f"saved_model.pb is damaged: {error}") from error
+    if len(saved.meta_graphs) != 1:
+        raise ValueError(f"saved_model.pb holds {len(saved.meta_graphs)} graphs, not one")
+    return saved.meta_graphs[0]
+
+
+def signature_defs(graph: meta_graph_pb2.MetaGraphDef) -> dict[str, meta_graph_pb2.SignatureDef]:
+    """The signatures that clients may call."""
+    return {name: spec for name, spec in graph.signature_def.items() if name != _INIT_SIGNATURE}
+
+
+def required_ops(graph: meta_graph_pb2.MetaGraphDef) -> tuple[str, ...]:
+    """Operations beyond TensorFlow's public ones: those of TF Text, and kernels without a Python name."""
+    library = graph.graph_def.library.function
+    used = {node.op for node in graph.graph_def.node} | {node.op for body in library for node in body.node_def}
+    functions = {body.signature.name for body in library}
+    return tuple(sorted(name for name in used - functions if not hasattr(tf.raw_ops, name)))
+
+
+@contextmanager
+def loaded(artifact: Path) -> Iterator[Mapping[str, Signature]]:
+    """Signatures by ``tf.saved_model.load``."""
+    module = tf.saved_model.load(str(artifact))
+    yield {name: on_arrays(function) for name, function in module.signatures.items()}
+
+
+@contextmanager
+def in_session(artifact: Path) -> Iterator[Mapping[str, Signature]]:
+    """Signatures in a TF1 session, which is what TF Serving makes of an artifact."""
+    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
+        meta_graph = tf.compat.v1.saved_model.load(session, [SERVE_TAG], str(artifact))
+        yield {name: _session_signature(session, spec) for name, spec in signature_defs(meta_graph).items()}
+
+
+def _session_signature(session: tf.compat.v1.Session, spec: meta_graph_pb2.SignatureDef) -> Signature:
+    fetches = {name: info.name for name, info in spec.outputs.items()}
+
+    def signature(inputs: Arrays) -> Arrays:
+        feeds: dict[str, Any] = {spec.inputs[name].name: value for name, value in inputs.items()}
+        return session.run(fetches, feeds)
+
+    return signature

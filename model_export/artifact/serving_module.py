@@ -1,0 +1,203 @@
+"""A trained model as the signatures of ``contract.SIGNATURES``: tokenizer, searches and checks in one graph.
+
+One search graph, that of ``generate_ids``, stands behind every signature that generates.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import tensorflow as tf
+
+from model_export.artifact.input_checks import check_ids, check_options, check_rows, check_source_lengths
+from model_export.contract import (
+    MANIFEST_ASSET,
+    OPTIONS,
+    SIGNATURES,
+    TOKENIZER_ASSET,
+    FinishReason,
+    Framing,
+    Limits,
+    SpecialIds,
+    TensorSpec,
+)
+from model_export.decoding import DecodingOptions, TokenIds, beam_search, greedy_search
+from model_export.decoding.step import DecoderStep
+from model_export.text.tokenizers import BOS_ID, EOS_ID, PAD_ID, UNK_ID, SentencePieceTokenizer
+
+SPECIAL_IDS = SpecialIds(pad=PAD_ID, unk=UNK_ID, bos=BOS_ID, eos=EOS_ID)
+FRAMING = Framing(source_prefix=(), source_suffix=(EOS_ID,), decoder_start=(BOS_ID,))
+
+Tensors = dict[str, tf.Tensor]
+
+
+class ServingModule(tf.Module):
+    """What is saved: ``functions`` has one concrete function for every signature, traced when it is first asked for.
+
+    They can be called before the save, and are the live model then; inputs and outputs as the contract says.
+    """
+
+    def __init__(
+        self,
+        step: DecoderStep[Any],
+        weights: Sequence[tf.Variable],
+        tokenizer: SentencePieceTokenizer,
+        limits: Limits,
+        assets: Path,
+    ) -> None:
+        """Put the parts together.
+
+        Args:
+            step: the model; it may read no variable that ``weights`` lacks.
+            weights: the model's variables, stored once for all signatures.
+            tokenizer: saved as part of the graph.
+            limits: asserted in the graph.
+            assets: a folder with the manifest and the tokenizer model. ``describe`` reads the copies in the artifact
+                whenever it is called, so that what is written there after the save is told too.
+        """
+        super().__init__(name="serving")
+        self._step = step
+        self._weights = list(weights)
+        self._tokenizer = tokenizer
+        self._limits = limits
+        self._manifest = tf.saved_model.Asset(str(assets / MANIFEST_ASSET))
+        self._tokenizer_model = tf.saved_model.Asset(str(assets / TOKENIZER_ASSET))
+        bodies: dict[str, Callable[..., Tensors]] = {
+            "serving_default": self._serving_default,
+            "beam_search": self._beam_search,
+            "generate": self._generate,
+            "generate_ids": self._generate_ids,
+            "tokenize": self._tokenize,
+            "detokenize": self._detokenize,
+            "describe": self._describe,
+        }
+        self.functions = _Functions(bodies)
+
+    def _serving_default(self, texts: tf.Tensor) -> Tensors:
+        outputs = self._generate(texts, **_neutral_options(tf.size(texts)))
+        return {"sentences": outputs["sentences"][:, 0], "perplexity": _perplexity(outputs)[:, 0]}
+
+    def _beam_search(self, texts: tf.Tensor, beam_size: tf.Tensor) -> Tensors:
+        sizes = tf.fill(tf.shape(texts), beam_size)
+        options = _neutral_options(tf.size(texts))
+        outputs = self._generate(texts, **{**options, "beam_size": sizes, "num_hypotheses": sizes})
+        return {"sentences": outputs["sentences"], "perplexity": _perplexity(outputs)}
+
+    def _generate(self, texts: tf.Tensor, **options: tf.Tensor) -> Tensors:
+        end = tf.fill([tf.size(texts), 1], EOS_ID)
+        source = tf.concat([self._tokenizer.tokenize(texts), end], axis=1)
+        lengths = tf.cast(source.row_lengths(), tf.int32)
+        outputs = self.functions["generate_ids"](source_ids=source.to_tensor(PAD_ID), source_lengths=lengths, **options)
+        sentences = self._sentences(outputs, options["prefix_ids"], options["prefix_lengths"])
+        return {**outputs, "sentences": sentences}
+
+    def _generate_ids(self, source_ids: tf.Tensor, source_lengths: tf.Tensor, **options: tf.Tensor) -> Tensors:
+        size = self._tokenizer.vocabulary_size
+        source_ids, source_lengths = check_ids(source_ids, source_lengths, size, prefix="source_")
+        source_lengths = check_source_lengths(source_lengths, self._limits)
+        prefix_ids, prefix_lengths = check_ids(options["prefix_ids"], options["prefix_lengths"], size, prefix="prefix_")
+        options = check_options({**options, "prefix_ids": prefix_ids, "prefix_lengths": prefix_lengths}, self._limits)
+        decoding = DecodingOptions(**{name: options[name] for name in DecodingOptions._fields})
+        tokens = self._token_ids()
+        beam_size = options["beam_size"][0]
+        hypotheses = tf.cond(
+            beam_size == 1,
+            lambda: greedy_search(self._step, source_ids, source_lengths, decoding, tokens),
+            lambda: beam_search(self._step, source_ids, source_lengths, beam_size, decoding, tokens),
+        )
+        return {**hypotheses._asdict(), "source_lengths": source_lengths}
+
+    def _token_ids(self) -> TokenIds:
+        """A model that can spell every text by bytes never needs to say "unknown"."""
+        unknown = (UNK_ID,) if self._tokenizer.byte_fallback else ()
+        return TokenIds(start=BOS_ID, eos=EOS_ID, pad=PAD_ID, suppressed=(PAD_ID, BOS_ID, *unknown))
+
+    def _sentences(self, outputs: Tensors, prefix_ids: tf.Tensor, prefix_lengths: tf.Tensor) -> tf.Tensor:
+        """Prefix and new tokens as text, string [B, K]; empty where there is no hypothesis."""
+        reasons = outputs["finish_reasons"]  # [B, K]
+        places = tf.shape(reasons)[1]
+        text_lengths = outputs["lengths"] - tf.cast(reasons == FinishReason.EOS_TOKEN, tf.int32)
+        new = _ragged(_rows_of_places(outputs["ids"]), tf.reshape(text_lengths, [-1]))
+        prefixes = _ragged(tf.repeat(prefix_ids, places, axis=0), tf.repeat(prefix_lengths, places))
+        sentences = self._tokenizer.detokenize(tf.concat([prefixes, new], axis=1))  # [B * K]
+        return tf.where(reasons == FinishReason.NONE, "", tf.reshape(sentences, tf.shape(reasons)))
+
+    def _tokenize(self, texts: tf.Tensor) -> Tensors:
+        ids = self._tokenizer.tokenize(texts)
+        pieces = ids.with_flat_values(self._tokenizer.pieces(ids.flat_values))
+        lengths = tf.cast(ids.row_lengths(), tf.int32)
+        return {"ids": ids.to_tensor(PAD_ID), "lengths": lengths, "pieces": pieces.to_tensor("")}
+
+    def _detokenize(self, ids: tf.Tensor, lengths: tf.Tensor) -> Tensors:
+        ids, lengths = check_ids(ids, lengths, self._tokenizer.vocabulary_size)
+        return {"sentences": self._tokenizer.detokenize(_ragged(ids, lengths))}
+
+    def _describe(self, unused: tf.Tensor) -> Tensors:
+        del unused  # TF Serving wants an input
+        assets = {"manifest": self._manifest, "tokenizer": self._tokenizer_model}
+        return {name: tf.io.read_file(asset.asset_path)[tf.newaxis] for name, asset in assets.items()}
+
+
+class _Functions(Mapping[str, Callable[..., Tensors]]):
+    """Concrete functions by signature. TensorFlow does not track this class: signatures are saved as what they are."""
+
+    def __init__(self, bodies: Mapping[str, Callable[..., Tensors]]) -> None:
+        self._bodies = bodies
+        self._traced: dict[str, Callable[..., Tensors]] = {}
+
+    def __getitem__(self, name: str) -> Callable[..., Tensors]:
+        if name not in self._traced:
+            self._traced[name] = _trace(name, self._bodies[name])
+        return self._traced[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._bodies)
+
+    def __len__(self) -> int:
+        return len(self._bodies)
+
+
+def tensor_specs(specs: Mapping[str, TensorSpec]) -> dict[str, tf.TensorSpec]:
+    """The contract's specs as TensorFlow's; letters become dimensions of any size."""
+    return {name: tf.TensorSpec(_shape(spec), tf.dtypes.as_dtype(spec.dtype), name) for name, spec in specs.items()}
+
+
+def _shape(spec: TensorSpec) -> list[int | None]:
+    return [size if isinstance(size, int) else None for size in spec.shape]
+
+
+def _trace(name: str, body: Callable[..., Tensors]) -> Callable[..., Tensors]:
+    """``body`` as the signature ``name``: its inputs, rows checked, and exactly its outputs."""
+    spec = SIGNATURES[name]
+
+    def signature(**inputs: tf.Tensor) -> Tensors:
+        outputs = body(**check_rows(inputs))
+        return {key: tf.ensure_shape(outputs[key], _shape(output)) for key, output in spec.outputs.items()}
+
+    signature.__name__ = name  # what graphs and profiles show
+    return tf.function(signature).get_concrete_function(**tensor_specs(spec.inputs))
+
+
+def _neutral_options(rows: tf.Tensor) -> Tensors:
+    """Every option of ``generate_ids`` at the value that changes nothing, and no prefix."""
+    options = {name: tf.fill([rows], tf.constant(option.neutral, option.dtype)) for name, option in OPTIONS.items()}
+    return {**options, "prefix_ids": tf.zeros([rows, 1], tf.int32), "prefix_lengths": tf.zeros([rows], tf.int32)}
+
+
+def _perplexity(outputs: Tensors) -> tf.Tensor:
+    """``exp(-score / length)`` with EOS counted, float32 [B, K]; infinite where there is no hypothesis."""
+    lengths = tf.cast(tf.maximum(outputs["lengths"], 1), tf.float32)
+    return tf.exp(-outputs["scores"] / lengths)
+
+
+def _rows_of_places(ids: tf.Tensor) -> tf.Tensor:
+    """[B, K, T] -> [B * K, T]"""
+    shape = tf.shape(ids)
+    return tf.reshape(ids, [shape[0] * shape[1], shape[2]])
+
+
+def _ragged(ids: tf.Tensor, lengths: tf.Tensor) -> tf.RaggedTensor:
+    """The first ``lengths`` [N] ids of every row of int32 [N, T]."""
+    return tf.RaggedTensor.from_tensor(ids, lengths=lengths)

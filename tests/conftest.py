@@ -1,0 +1,19 @@
+"""Fixtures that several rooms share."""
+
+from __future__ import annotations
+
+import pathlib
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def artifact_root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A folder of exported models, ``tiny-transformer/1`` and ``tiny-rnn/1``; tests must not change it."""
+    from model_export.export import export_model  # here, so that other tests start without TensorFlow
+    from tests.support.tiny_models import RNN, TRANSFORMER, tiny_model
+
+    root = tmp_path_factory.mktemp("models")
+    for name, config in (("tiny-transformer", TRANSFORMER), ("tiny-rnn", RNN)):
+        export_model(tiny_model(config), root, name)
+    return root

@@ -1,0 +1,71 @@
+"""Tiny untrained models with a tiny multilingual tokenizer: quick to build, the same at every run."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import keras
+
+from model_export.config import RnnConfig, RunConfig, TokenizerConfig, TransformerConfig
+from model_export.models import build_model
+from model_export.text.tokenizers import train_sentencepiece
+from model_export.trained_model import TrainedModel
+
+VOCABULARY_SIZE = 340
+LIMITS = {"max_source_tokens": 48, "max_target_tokens": 32, "max_beam_size": 6, "default_max_new_tokens": 20}
+CORPUS = (
+    "the cat sat on the mat",
+    "a dog ran to the sea",
+    "le chat est sur le tapis",
+    "où est la mer ?",
+    "안녕하세요",
+    "오늘 날씨가 좋네요",
+    "나는 밥을 먹었어요",
+    "ねこはかわいい",
+    "コーヒーをください",
+    "日本語の本を読む",
+    "今日は天気がいい",
+    "it is late, go home!",
+    "good 👍 cat",
+    "sea, sun and rain.",
+)
+
+TRANSFORMER = TransformerConfig(
+    architecture="transformer",
+    vocabulary_size=VOCABULARY_SIZE,
+    hidden_size=32,
+    num_heads=4,
+    feed_forward_size=64,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+    norm="pre",
+)
+RNN = RnnConfig(
+    architecture="rnn",
+    cell="gru",
+    attention="additive",
+    vocabulary_size=VOCABULARY_SIZE,
+    embedding_size=24,
+    hidden_size=32,
+    num_layers=1,
+)
+
+
+@lru_cache(maxsize=1)
+def tiny_tokenizer() -> bytes:
+    """Knows the characters of ``CORPUS`` and 256 bytes."""
+    return train_sentencepiece(CORPUS * 4, VOCABULARY_SIZE, TokenizerConfig(character_coverage=1.0))
+
+
+def tiny_model(config: TransformerConfig | RnnConfig, seed: int = 1) -> TrainedModel:
+    """An untrained model whose answers are long, varied and far from ties."""
+    keras.utils.set_random_seed(seed)
+    run = RunConfig.model_validate({"model": config, "limits": LIMITS})
+    model = build_model(run.model, run.limits)
+    return TrainedModel(
+        config=run,
+        tokenizer=tiny_tokenizer(),
+        model=model,
+        samples=list(CORPUS),
+        report={"data": "a built-in corpus", "steps": 0},
+    )
