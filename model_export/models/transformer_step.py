@@ -92,6 +92,8 @@ class TransformerStep:
         shape = tf.shape(chosen)
         bias = tf.reshape(chosen, [shape[0], 1, beams, shape[2] * beams])
         slots = _slot_rows(state, beams)
+        # A row that is done is asked on until its batch-mates are, past the table too; its logits do not count then.
+        positions = tf.minimum(positions, self._model.target_positions.shape[0] - 1)
         x = self._model.embed_target(ids, positions[:, None])  # [batch, beam, width]
         keys, values = [], []
         for index, layer in enumerate(self._model.decoder_layers):

@@ -1,0 +1,55 @@
+"""What only the Transformer's cached step can get wrong: its table of positions ends."""
+
+from __future__ import annotations
+
+import keras
+import pytest
+import tensorflow as tf
+
+from model_export.config import LimitsConfig, TransformerConfig
+from model_export.decoding import DecodingOptions, TokenIds, greedy_search
+from model_export.models import build_model
+
+LIMIT = 12
+PREFIX = 4
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
+def test_a_row_that_reached_the_last_position_waits_for_its_batch_mates(positions: str) -> None:
+    """Row 0 begins ``PREFIX`` positions late and is done, at the end of the table, while row 1 goes on."""
+    config = TransformerConfig(
+        architecture="transformer",
+        vocabulary_size=20,
+        hidden_size=8,
+        num_heads=2,
+        feed_forward_size=8,
+        num_encoder_layers=1,
+        num_decoder_layers=1,
+        positions=positions,
+    )
+    limits = LimitsConfig(
+        max_source_tokens=LIMIT, max_target_tokens=LIMIT, max_beam_size=1, default_max_new_tokens=LIMIT
+    )
+    keras.utils.set_random_seed(1)
+    step = build_model(config, limits).decoder_step()
+    tokens = TokenIds(start=2, eos=3, pad=0, suppressed=(0, 2))
+    budgets = [LIMIT - PREFIX, LIMIT]
+    options = DecodingOptions(
+        num_hypotheses=tf.constant([1, 1]),
+        max_new_tokens=tf.constant(budgets),
+        min_new_tokens=tf.constant(budgets),  # no row ends early
+        length_penalty=tf.constant([1.0, 1.0]),
+        prefix_ids=tf.constant([[5, 6, 7, 8], [0, 0, 0, 0]]),
+        prefix_lengths=tf.constant([PREFIX, 0]),
+    )
+    source_ids, source_lengths = tf.constant([[4, 5, 3], [6, 3, 0]]), tf.constant([3, 2])
+
+    together = greedy_search(step, source_ids, source_lengths, options, tokens)
+
+    assert together.lengths.numpy().tolist() == [[LIMIT - PREFIX], [LIMIT]]
+    for row, budget in enumerate(budgets):
+        one = slice(row, row + 1)
+        alone = greedy_search(
+            step, source_ids[one], source_lengths[one], DecodingOptions(*(field[one] for field in options)), tokens
+        )
+        assert alone.ids[0, 0, :budget].numpy().tolist() == together.ids[row, 0, :budget].numpy().tolist()
