@@ -11,7 +11,7 @@ from model_export.decoding import DecodingOptions, TokenIds, greedy_search
 from model_export.models import build_model
 
 LIMIT = 12
-PREFIX = 4
+PREFIX = 9  # the row is done after 3 tokens, in the middle of a chunk of the loop
 
 
 @pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
@@ -39,7 +39,7 @@ def test_a_row_that_reached_the_last_position_waits_for_its_batch_mates(position
         max_new_tokens=tf.constant(budgets),
         min_new_tokens=tf.constant(budgets),  # no row ends early
         length_penalty=tf.constant([1.0, 1.0]),
-        prefix_ids=tf.constant([[5, 6, 7, 8], [0, 0, 0, 0]]),
+        prefix_ids=tf.constant([[5] * PREFIX, [0] * PREFIX]),
         prefix_lengths=tf.constant([PREFIX, 0]),
     )
     source_ids, source_lengths = tf.constant([[4, 5, 3], [6, 3, 0]]), tf.constant([3, 2])
