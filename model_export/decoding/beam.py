@@ -27,7 +27,7 @@ def beam_search(
     options: DecodingOptions,
     tokens: TokenIds,
 ) -> Hypotheses:
-    """The ``num_hypotheses`` best of ``beam_size`` (int32 scalar, at most the vocabulary) per row, best first.
+    """The ``num_hypotheses`` best of ``beam_size`` (int32 scalar) per row, best first.
 
     ``source_ids`` int32 [B, S], ``source_lengths`` int32 [B].
     """
@@ -118,12 +118,13 @@ class _BeamSearch:
         self, logits: tf.Tensor, normalizer: tf.Tensor, time: tf.Tensor, live: _Beams
     ) -> tuple[_Beams, tf.Tensor, tf.Tensor]:
         """The ``K`` best candidates that do not end, best first, their parents [B, K] and last tokens [B, K]."""
-        # The K best of each beam hold the K best of the row.
-        best = tf.math.top_k(logits + continuation_bias(self._tokens, logits.shape[-1]), k=self.beam_size)
+        vocabulary_size = logits.shape[-1]
+        width = tf.minimum(self.beam_size, vocabulary_size)  # the K best of each beam hold the K best of the row
+        best = tf.math.top_k(logits + continuation_bias(self._tokens, vocabulary_size), k=width)
         log_probs = best.values - normalizer[:, :, None]  # [batch, beam, candidate]
-        flat = [tf.shape(logits)[0], self.beam_size * self.beam_size]
+        flat = [tf.shape(logits)[0], self.beam_size * width]
         scores, index = tf.math.top_k(tf.reshape(live.scores[:, :, None] + log_probs, flat), k=self.beam_size)
-        parents = index // self.beam_size  # [batch, beam]
+        parents = index // width  # [batch, beam]
         chosen = tf.gather(tf.reshape(best.indices, flat), index, batch_dims=1)
         chosen_log_probs = tf.gather(tf.reshape(log_probs, flat), index, batch_dims=1)
         ids = tf.gather(live.ids, parents, batch_dims=1)

@@ -94,7 +94,7 @@ def decode(
         return time, live, model, results
 
     *_, results = _while_loop(
-        any_left, chunk, (tf.constant(0), live, model, results), _grown(step, search, live, model)
+        any_left, chunk, (tf.constant(0), live, model, results), _later(step, search, live, model)
     )
     return keep_wanted(results, options.num_hypotheses, tokens.pad)
 
@@ -130,23 +130,25 @@ def _decode_chunk(
 def _drop_done(step: DecoderStep[Any], search: Search, live: _Live, model: Any) -> tuple[_Live, Any]:
     """Without the rows that are done; a copy is made only when there are some."""
     is_done = search.is_done(live.search)
-
-    def drop() -> tuple[_Live, Any]:
-        rows = tf.cast(tf.where(tf.logical_not(is_done))[:, 0], tf.int32)
-        return tf.nest.map_structure(lambda field: tf.gather(field, rows), live), step.select(model, rows)
-
-    return tf.cond(tf.reduce_any(is_done), drop, lambda: (live, model))
+    return tf.cond(tf.reduce_any(is_done), lambda: _keep(step, ~is_done, live, model), lambda: (live, model))
 
 
-def _grown(step: DecoderStep[Any], search: Search, live: _Live, model: Any) -> tuple[_Live, Any] | None:
-    """Rows and room as a later turn of the loop has them: shows which sizes vary. Never executed (its values are
-    not used); without a graph nothing must be declared."""
+def _keep(step: DecoderStep[Any], mask: tf.Tensor, live: _Live, model: Any) -> tuple[_Live, Any]:
+    """The rows where ``mask`` bool [N] holds."""
+    rows = tf.cast(tf.where(mask)[:, 0], tf.int32)
+    return tf.nest.map_structure(lambda field: tf.gather(field, rows), live), step.select(model, rows)
+
+
+def _later(step: DecoderStep[Any], search: Search, live: _Live, model: Any) -> tuple[_Live, Any] | None:
+    """Rows and room as a later turn of the loop has them, for their shapes alone: they show which sizes vary.
+
+    Nothing uses the values, so a graph drops the work; without a graph no shape need be declared.
+    """
     if tf.executing_eagerly():
         return None
-    capacity = tf.constant(0) + tf.shape(live.rows)[0]
-    live = live._replace(search=search.grow(live.search, capacity))
-    live = tf.nest.map_structure(lambda field: tf.gather(field, live.rows), live)
-    return live, step.select(step.grow(model, capacity), live.rows)
+    capacity = tf.shape(live.rows)[0]
+    grown = live._replace(search=search.grow(live.search, capacity))
+    return _keep(step, live.rows >= 0, grown, step.grow(model, capacity))
 
 
 def _while_loop(condition: Any, body: Any, start: tuple[Any, ...], later: tuple[_Live, Any] | None) -> tuple[Any, ...]:

@@ -115,7 +115,7 @@ class Rnn(Seq2SeqModel):
         lengths: tf.Tensor | None = None,
         training: bool = False,
     ) -> tuple[tf.Tensor, tuple[CellState, ...]]:
-        """Read ``ids`` int32 [B, T] from states [B, 1, units]: outputs [B, T, units] and the states after ``lengths``."""
+        """Read ``ids`` int32 [B, T] from states [B, 1, units]: outputs [B, T, units], states after ``lengths``."""
         embedded = self.dropout(self.embedding(ids), training=training)
         masks = None
         if training:

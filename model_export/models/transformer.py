@@ -156,10 +156,10 @@ class Transformer(Seq2SeqModel):
             x = layer(x, bias, training=training)
         return self.encoder_norm(x), bias
 
-    def call(self, inputs: ModelInputs, training: bool = False) -> tf.Tensor:
-        """See ``Seq2SeqModel.call``."""
-        memory, memory_bias = self.encode(inputs["source_ids"], inputs["source_lengths"], training)
-        target_ids = inputs["target_ids"]
+    def decode(
+        self, target_ids: tf.Tensor, memory: tf.Tensor, memory_bias: tf.Tensor, training: bool = False
+    ) -> tf.Tensor:
+        """int32 [B, T] over what ``encode`` returned -> hidden states [B, T, width], each blind to later tokens."""
         size = tf.shape(target_ids)[1]
         causal_bias = MASKED * (1.0 - tf.linalg.band_part(tf.ones([size, size]), -1, 0))  # [target, target]
         x = self.embed_target(target_ids, tf.range(size), training)
@@ -171,7 +171,12 @@ class Transformer(Seq2SeqModel):
                 over_memory=partial(layer.cross_attention, key=key, value=value, bias=memory_bias, training=training),
                 training=training,
             )
-        return self.output_projection(self.decoder_norm(x))
+        return self.decoder_norm(x)
+
+    def call(self, inputs: ModelInputs, training: bool = False) -> tf.Tensor:
+        """See ``Seq2SeqModel.call``."""
+        memory, memory_bias = self.encode(inputs["source_ids"], inputs["source_lengths"], training)
+        return self.output_projection(self.decode(inputs["target_ids"], memory, memory_bias, training))
 
     def decoder_step(self) -> TransformerStep:
         """The key/value-cached decoder over the same layers."""
