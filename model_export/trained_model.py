@@ -73,7 +73,7 @@ def load_trained_model(path: Path) -> TrainedModel:
         config=config,
         tokenizer=(path / TOKENIZER_FILE).read_bytes(),
         model=model,
-        samples=(path / SAMPLES_FILE).read_text(encoding="utf-8").removesuffix("\n").split("\n"),
+        samples=(path / SAMPLES_FILE).read_text(encoding="utf-8").split("\n")[:-1],
         report=json.loads((path / REPORT_FILE).read_text(encoding="utf-8")),
     )
 

@@ -59,8 +59,10 @@ class TrainingModel(keras.Model):
         return self._report(token_losses(self.model(inputs), labels, self.label_smoothing))
 
     def _report(self, losses: TokenLosses) -> dict[str, tf.Tensor]:
-        self.loss_mean.update_state(losses.plain, losses.weights)
-        self.accuracy_mean.update_state(losses.correct, losses.weights)
+        # Flat, because Keras averages over the positions of a row first, by the padded length of its batch.
+        plain, correct, weights = (tf.reshape(x, [-1]) for x in (losses.plain, losses.correct, losses.weights))
+        self.loss_mean.update_state(plain, weights)
+        self.accuracy_mean.update_state(correct, weights)
         return {metric.name: metric.result() for metric in (self.loss_mean, self.accuracy_mean)}
 
 

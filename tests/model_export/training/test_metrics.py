@@ -1,0 +1,91 @@
+"""Scores against several references, and means over tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import sacrebleu
+import tensorflow as tf
+
+from model_export.config import TokenizerConfig
+from model_export.models import build_model
+from model_export.text.data import TextPairs
+from model_export.text.tokenizers import EOS_ID, SentencePieceTokenizer, train_sentencepiece
+from model_export.training.corpus import Corpus
+from model_export.training.metrics import Evaluator, corpus_scores
+from model_export.training.model import compile_for_training
+from tests.support.tiny_training import pairs, tiny_config
+
+
+def test_any_of_the_references_counts() -> None:
+    references = [["le chat est là .", "voilà le chat ici ."], ["il pleut très fort .", "x", "y"]]
+
+    found = corpus_scores(["voilà le chat ici .", "il pleut très fort ."], references)
+
+    assert found["bleu"] == pytest.approx(100.0)
+    assert found["chrf"] == pytest.approx(100.0)
+
+
+def test_a_missing_second_reference_is_not_an_empty_one() -> None:
+    hypotheses = ["le chat est ici ce soir", "il pleut des cordes ici"]
+    once = ["le chat est là ce soir", "il pleut des cordes là"]
+
+    found = corpus_scores(hypotheses, [[once[0]], [once[1], once[1]]])
+
+    assert found["bleu"] == pytest.approx(sacrebleu.corpus_bleu(hypotheses, [once]).score)
+    assert found["chrf"] == pytest.approx(sacrebleu.corpus_chrf(hypotheses, [once]).score)
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    rows = [*pairs(12), (pairs(1)[0][0], "autre réponse")]
+    texts = TextPairs([source for source, _ in rows], [target for _, target in rows])
+    model = train_sentencepiece([*texts.sources, *texts.targets], 300, TokenizerConfig(model_type="bpe"))
+    return Corpus.encode(texts, ["valid.tsv"], SentencePieceTokenizer(model), tiny_config())
+
+
+@pytest.fixture(scope="module")
+def evaluator(corpus: Corpus) -> Evaluator:
+    config = tiny_config()
+    texts = corpus.pairs
+    model = train_sentencepiece([*texts.sources, *texts.targets], 300, TokenizerConfig(model_type="bpe"))
+    training = compile_for_training(build_model(config.model, config.limits), config.training, 10)
+    return Evaluator(training, SentencePieceTokenizer(model), config.limits, corpus, batch_tokens=64)
+
+
+def test_losses_are_means_over_tokens_whatever_the_batches(corpus: Corpus, evaluator: Evaluator) -> None:
+    """Each pair by itself, without a batch, padding or Keras."""
+    total = correct = tokens = 0.0
+    for source, labels in zip(corpus.encoded.source_ids.to_list(), corpus.encoded.labels.to_list(), strict=True):
+        inputs = {
+            "source_ids": tf.constant([source]),
+            "source_lengths": tf.constant([len(source)]),
+            "target_ids": tf.constant([[2, *labels[:-1]]]),
+        }
+        log_probs = tf.nn.log_softmax(evaluator._training.model(inputs))[0].numpy()
+        total -= log_probs[np.arange(len(labels)), labels].sum()
+        correct += (log_probs.argmax(-1) == labels).sum()
+        tokens += len(labels)
+    found = evaluator.losses()
+
+    assert found["loss"] == pytest.approx(total / tokens, rel=1e-5)
+    assert found["perplexity"] == pytest.approx(np.exp(total / tokens), rel=1e-4)
+    assert found["accuracy"] == pytest.approx(correct / tokens)
+
+
+def test_every_source_is_translated_once_as_greedy_search_alone_does(corpus: Corpus, evaluator: Evaluator) -> None:
+    written = evaluator.translate()
+
+    assert list(written) == list(dict.fromkeys(corpus.pairs.sources))
+    assert len(written) == 12
+    for row in (0, 7):
+        source = corpus.encoded.source_ids[row : row + 1].to_tensor()
+        assert source[0, -1] == EOS_ID
+        alone = evaluator._decode(source, tf.constant([source.shape[1]]))
+        assert alone[0].numpy().decode() == written[corpus.pairs.sources[row]]
+
+
+def test_perfect_answers_score_100(corpus: Corpus, evaluator: Evaluator) -> None:
+    written = dict(zip(corpus.pairs.sources, corpus.pairs.targets, strict=True))
+
+    assert evaluator.scores(written) == {"bleu": pytest.approx(100.0), "chrf": pytest.approx(100.0)}
