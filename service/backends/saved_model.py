@@ -107,10 +107,11 @@ class SavedModel:
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
-    """The first line of an error's message, which in TensorFlow is followed by pages of graph."""
-    message = str(getattr(error, "message", None) or error).strip()
-    first = message.splitlines()[0].strip() if message else type(error).__name__
-    return first if len(first) <= limit else first[: limit - 1] + "…"
+    """What an error says, without TensorFlow's headline before it and the pages of graph behind it."""
+    message = str(getattr(error, "message", None) or error)
+    lines = [line.strip() for line in message.splitlines() if line.strip() not in ("", "Graph execution error:")]
+    line = lines[0] if lines else type(error).__name__
+    return line if len(line) <= limit else line[: limit - 1] + "…"
 
 
 @functools.cache
