@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
@@ -19,6 +15,7 @@ from model_export.artifact.golden_texts import golden_texts
 from model_export.artifact.goldens import LOGIT_NOISE, NoisyStep, make_certificate, plain_rows
 from model_export.artifact.reloaded import read_meta_graph, required_ops
 from model_export.artifact.serving_module import FRAMING, SPECIAL_IDS, ServingModule
+from model_export.artifact.versions import model_folder, publish, staging_folder
 from model_export.artifact.warmup import write_warmup_records
 from model_export.config import UserError
 from model_export.contract import (
@@ -39,11 +36,9 @@ from model_export.verify import verify
 STAGES: Final = ("tracing the graph", "making the certificate", "saving", "verifying")
 """What ``export_model`` tells its ``progress``, in this order."""
 
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
-
 
 class ExportError(UserError):
-    """A name or version that cannot be written, or an artifact that does not answer as the live model."""
+    """The reloaded artifact does not answer as the live model."""
 
 
 def export_model(
@@ -66,20 +61,19 @@ def export_model(
         progress: called at the start of each of ``STAGES``.
 
     Raises:
-        ExportError: the name or version cannot be used, or the reloaded artifact differs from the live model.
+        VersionError: the name or version cannot be used.
+        ExportError: the reloaded artifact differs from the live model.
         GoldenError: the model's answers are not robust enough to certify.
     """
-    model_folder = _model_folder(root, name)
-    if version is not None:
-        _refuse_taken(model_folder, version)
-    with _staging_folder(model_folder) as staging:
+    folder = model_folder(root, name, version)
+    with staging_folder(folder) as staging:
         _write_artifact(trained, staging, name, progress)
         progress(STAGES[3])
         report = verify(staging)
         if not report.passed:
             shown = "; ".join(str(difference) for difference in report.differences[:3])
             raise ExportError(f"the exported graph differs in {len(report.differences)} places: {shown}")
-        return _publish(staging, model_folder, version)
+        return publish(staging, folder, version)
 
 
 def _write_artifact(trained: TrainedModel, staging: Path, name: str, progress: Callable[[str], None]) -> None:
@@ -128,70 +122,3 @@ def _manifest(trained: TrainedModel, name: str, limits: Limits, tokenizer: Sente
         signatures=SIGNATURES,
         provenance=trained.report,
     )
-
-
-# --- folders ----------------------------------------------------------------------------------------------------------
-
-
-def _model_folder(root: Path, name: str) -> Path:
-    if not _NAME.fullmatch(name):
-        raise ExportError(f"{name!r} cannot be a model's name: use letters, digits, '.', '_' and '-'")
-    folder = root / name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _refuse_taken(model_folder: Path, version: int) -> None:
-    if version < 1:
-        raise ExportError(f"version {version} cannot be written: versions begin at 1")
-    if (model_folder / str(version)).exists():
-        raise ExportError(f"{model_folder / str(version)} exists: versions are never overwritten")
-
-
-def _next_version(model_folder: Path) -> int:
-    """One after the highest integer; TF Serving takes every integer for a version, leading zeros too."""
-    return 1 + max((int(path.name) for path in model_folder.iterdir() if path.name.isdecimal()), default=0)
-
-
-@contextmanager
-def _staging_folder(model_folder: Path) -> Iterator[Path]:
-    """A folder on the same file system that no server takes for a version; gone afterwards unless published."""
-    staging = Path(tempfile.mkdtemp(prefix=".exporting-", dir=model_folder))
-    staging.chmod(0o755)  # servers run as other users; mkdtemp makes it private
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _publish(staging: Path, model_folder: Path, version: int | None) -> Path:
-    """Rename into place, durably. Whoever comes second to a free version takes the next one."""
-    _sync(staging)
-    while True:
-        target = model_folder / str(version or _next_version(model_folder))
-        try:
-            staging.rename(target)  # fails on a folder that is not empty
-        except OSError as error:
-            if not target.exists():
-                raise
-            if version is not None:
-                raise ExportError(f"{target} was written by another export meanwhile") from error
-            continue
-        _sync_entry(model_folder)
-        return target
-
-
-def _sync(folder: Path) -> None:
-    """Flush every file and folder below to the disk."""
-    for path, _, files in os.walk(folder):
-        for name in files:
-            _sync_entry(Path(path) / name)
-        _sync_entry(Path(path))
-
-
-def _sync_entry(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -36,10 +36,11 @@ def golden_texts(samples: Sequence[str], tokenizer: SentencePieceTokenizer) -> G
     """Choose from ``samples`` (real source sentences); where they are few, spell texts from the vocabulary."""
     pieces_by_script = _pieces_by_script(tokenizer)
     every_piece = [piece for pieces in pieces_by_script.values() for piece in pieces] or ["."]
-    pool = sorted(dict.fromkeys(samples), key=len) + _spelled(every_piece, max(0, 2 * CANDIDATES - len(samples)))
+    real = sorted(dict.fromkeys(samples), key=len, reverse=True)
+    pool = real + _spelled(every_piece, max(0, CANDIDATES - len(real)))
     return GoldenTexts(
-        samples=tuple(_spread(sorted(pool, key=len, reverse=True))),
-        shortest=tuple(pool[:CANDIDATES]),
+        samples=tuple(_spread(pool)),
+        shortest=tuple(sorted(pool, key=len)[:CANDIDATES]),
         by_script={
             script: tuple(_spread([text for text in pool if script in _scripts(text)]) + _spelled(pieces, CANDIDATES))
             for script, pieces in pieces_by_script.items()

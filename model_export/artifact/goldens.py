@@ -147,16 +147,15 @@ def plain_rows(tokenize: Signature, texts: Iterable[str], limits: Limits) -> lis
 
 
 def _with_prefixes(rows: Sequence[Row], generate: Signature, limits: Limits) -> list[Row]:
-    """Every row with the first tokens of the next row's answer as its prefix."""
+    """Every row with the first tokens of the next row's answer as its prefix; of its source, should that be empty."""
     if limits.max_target_tokens < 4 or not rows:
         return []
     answers = read_answers(generate(generate_inputs(rows)), rows)
     longest = min(_MAX_NEW_TOKENS, limits.max_target_tokens - 2)
     prefixed = []
     for row, answer in zip(rows, answers[1:] + answers[:1], strict=True):
-        prefix = tuple(token for token in answer.ids[0][:2] if token != EOS_ID)
-        if prefix:
-            prefixed.append(replace(row, options={"max_new_tokens": longest}, prefix_ids=prefix))
+        tokens = [token for token in answer.ids[0] if token != EOS_ID] or row.source_ids[:-1]
+        prefixed.append(replace(row, options={"max_new_tokens": longest}, prefix_ids=tuple(tokens[:2])))
     return prefixed
 
 

@@ -29,12 +29,13 @@ def guarded(tensor: tf.Tensor, *checks: tf.Operation) -> tf.Tensor:
 def check_rows(inputs: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
     """At least one row, and as many in every input that is not a scalar."""
     batched = {name: tensor for name, tensor in inputs.items() if tensor.shape.rank != 0}
-    first = next(iter(batched))
+    first, *others = batched
     rows = tf.shape(batched[first])[0]
     checks = [require(rows >= 1, f"{first} is empty: a call needs at least one row")]
-    for name, tensor in batched.items():
-        found = tf.shape(tensor)[0]
-        checks.append(require(tf.equal(found, rows), f"{name} must have as many rows as {first}:", found, rows))
+    if others:
+        found = tf.stack([tf.shape(batched[name])[0] for name in others])
+        wrong = tf.boolean_mask(others, found != rows)
+        checks.append(require(found == rows, f"inputs that differ from {first} in their number of rows:", wrong))
     return {name: guarded(tensor, *checks) for name, tensor in inputs.items()}
 
 

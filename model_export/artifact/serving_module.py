@@ -1,6 +1,6 @@
 """A trained model as the signatures of ``contract.SIGNATURES``: tokenizer, searches and checks in one graph.
 
-One search graph, that of ``generate_ids``, stands behind every signature that generates.
+All signatures that generate share two functions, greedy search and beam search; each checks what it is given.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from model_export.contract import (
     FinishReason,
     Framing,
     Limits,
+    SignatureSpec,
     SpecialIds,
     TensorSpec,
 )
@@ -73,41 +74,59 @@ class ServingModule(tf.Module):
             "detokenize": self._detokenize,
             "describe": self._describe,
         }
-        self.functions = _Functions(bodies)
+        self.functions = _Functions({name: (SIGNATURES[name], body) for name, body in bodies.items()})
+        search = SIGNATURES["generate_ids"]
+        self._searches = _Functions({"greedy": (search, self._greedy), "beams": (search, self._beams)})
 
     def _serving_default(self, texts: tf.Tensor) -> Tensors:
-        outputs = self._generate(texts, **_neutral_options(tf.size(texts)))
+        outputs = self._from_texts(self._searches["greedy"], texts, _neutral_options(tf.size(texts)))
         return {"sentences": outputs["sentences"][:, 0], "perplexity": _perplexity(outputs)[:, 0]}
 
     def _beam_search(self, texts: tf.Tensor, beam_size: tf.Tensor) -> Tensors:
         sizes = tf.fill(tf.shape(texts), beam_size)
-        options = _neutral_options(tf.size(texts))
-        outputs = self._generate(texts, **{**options, "beam_size": sizes, "num_hypotheses": sizes})
+        options = {**_neutral_options(tf.size(texts)), "beam_size": sizes, "num_hypotheses": sizes}
+        outputs = self._from_texts(self._searches["beams"], texts, options)
         return {"sentences": outputs["sentences"], "perplexity": _perplexity(outputs)}
 
     def _generate(self, texts: tf.Tensor, **options: tf.Tensor) -> Tensors:
+        return self._from_texts(self.functions["generate_ids"], texts, options)
+
+    def _from_texts(self, search: Callable[..., Tensors], texts: tf.Tensor, options: Tensors) -> Tensors:
+        """The outputs of ``search`` over the texts' tokens, with sentences."""
         end = tf.fill([tf.size(texts), 1], EOS_ID)
         source = tf.concat([self._tokenizer.tokenize(texts), end], axis=1)
         lengths = tf.cast(source.row_lengths(), tf.int32)
-        outputs = self.functions["generate_ids"](source_ids=source.to_tensor(PAD_ID), source_lengths=lengths, **options)
+        outputs = search(source_ids=source.to_tensor(PAD_ID), source_lengths=lengths, **options)
         sentences = self._sentences(outputs, options["prefix_ids"], options["prefix_lengths"])
         return {**outputs, "sentences": sentences}
 
-    def _generate_ids(self, source_ids: tf.Tensor, source_lengths: tf.Tensor, **options: tf.Tensor) -> Tensors:
+    def _generate_ids(self, **inputs: tf.Tensor) -> Tensors:
+        return tf.cond(
+            inputs["beam_size"][0] == 1,
+            lambda: self._searches["greedy"](**inputs),
+            lambda: self._searches["beams"](**inputs),
+        )
+
+    def _greedy(self, source_ids: tf.Tensor, source_lengths: tf.Tensor, **options: tf.Tensor) -> Tensors:
+        source_ids, source_lengths, options = self._checked(source_ids, source_lengths, options)
+        found = greedy_search(self._step, source_ids, source_lengths, _decoding(options), self._token_ids())
+        return {**found._asdict(), "source_lengths": source_lengths}
+
+    def _beams(self, source_ids: tf.Tensor, source_lengths: tf.Tensor, **options: tf.Tensor) -> Tensors:
+        source_ids, source_lengths, options = self._checked(source_ids, source_lengths, options)
+        beam_size, tokens = options["beam_size"][0], self._token_ids()
+        found = beam_search(self._step, source_ids, source_lengths, beam_size, _decoding(options), tokens)
+        return {**found._asdict(), "source_lengths": source_lengths}
+
+    def _checked(
+        self, source_ids: tf.Tensor, source_lengths: tf.Tensor, options: Tensors
+    ) -> tuple[tf.Tensor, tf.Tensor, Tensors]:
         size = self._tokenizer.vocabulary_size
         source_ids, source_lengths = check_ids(source_ids, source_lengths, size, prefix="source_")
         source_lengths = check_source_lengths(source_lengths, self._limits)
         prefix_ids, prefix_lengths = check_ids(options["prefix_ids"], options["prefix_lengths"], size, prefix="prefix_")
-        options = check_options({**options, "prefix_ids": prefix_ids, "prefix_lengths": prefix_lengths}, self._limits)
-        decoding = DecodingOptions(**{name: options[name] for name in DecodingOptions._fields})
-        tokens = self._token_ids()
-        beam_size = options["beam_size"][0]
-        hypotheses = tf.cond(
-            beam_size == 1,
-            lambda: greedy_search(self._step, source_ids, source_lengths, decoding, tokens),
-            lambda: beam_search(self._step, source_ids, source_lengths, beam_size, decoding, tokens),
-        )
-        return {**hypotheses._asdict(), "source_lengths": source_lengths}
+        options = {**options, "prefix_ids": prefix_ids, "prefix_lengths": prefix_lengths}
+        return source_ids, source_lengths, check_options(options, self._limits)
 
     def _token_ids(self) -> TokenIds:
         """A model that can spell every text by bytes never needs to say "unknown"."""
@@ -141,15 +160,15 @@ class ServingModule(tf.Module):
 
 
 class _Functions(Mapping[str, Callable[..., Tensors]]):
-    """Concrete functions by signature. TensorFlow does not track this class: signatures are saved as what they are."""
+    """Concrete functions by name, traced once. TensorFlow does not track this class: signatures are saved as such."""
 
-    def __init__(self, bodies: Mapping[str, Callable[..., Tensors]]) -> None:
+    def __init__(self, bodies: Mapping[str, tuple[SignatureSpec, Callable[..., Tensors]]]) -> None:
         self._bodies = bodies
         self._traced: dict[str, Callable[..., Tensors]] = {}
 
     def __getitem__(self, name: str) -> Callable[..., Tensors]:
         if name not in self._traced:
-            self._traced[name] = _trace(name, self._bodies[name])
+            self._traced[name] = _trace(name, *self._bodies[name])
         return self._traced[name]
 
     def __iter__(self) -> Iterator[str]:
@@ -168,16 +187,21 @@ def _shape(spec: TensorSpec) -> list[int | None]:
     return [size if isinstance(size, int) else None for size in spec.shape]
 
 
-def _trace(name: str, body: Callable[..., Tensors]) -> Callable[..., Tensors]:
-    """``body`` as the signature ``name``: its inputs, rows checked, and exactly its outputs."""
-    spec = SIGNATURES[name]
+def _trace(name: str, spec: SignatureSpec, body: Callable[..., Tensors]) -> Callable[..., Tensors]:
+    """``body`` with the inputs of ``spec``, their rows checked, and exactly its outputs."""
 
     def signature(**inputs: tf.Tensor) -> Tensors:
         outputs = body(**check_rows(inputs))
         return {key: tf.ensure_shape(outputs[key], _shape(output)) for key, output in spec.outputs.items()}
 
     signature.__name__ = name  # what graphs and profiles show
-    return tf.function(signature).get_concrete_function(**tensor_specs(spec.inputs))
+    # Nothing here or in the searches needs autograph, and without its rewriting tracing takes a third of the time.
+    return tf.function(signature, autograph=False).get_concrete_function(**tensor_specs(spec.inputs))
+
+
+def _decoding(options: Tensors) -> DecodingOptions:
+    """The options that searches know."""
+    return DecodingOptions(**{name: options[name] for name in DecodingOptions._fields})
 
 
 def _neutral_options(rows: tf.Tensor) -> Tensors:

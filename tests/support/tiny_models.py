@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import keras
+import numpy as np
+from numpy.typing import NDArray
 
 from model_export.config import RnnConfig, RunConfig, TokenizerConfig, TransformerConfig
 from model_export.models import build_model
-from model_export.text.tokenizers import train_sentencepiece
+from model_export.text.tokenizers import EOS_ID, train_sentencepiece
 from model_export.trained_model import TrainedModel
 
 VOCABULARY_SIZE = 340
@@ -50,6 +51,8 @@ RNN = RnnConfig(
     num_layers=1,
 )
 
+_GAINS = {"transformer": 1.0, "rnn": 5.0}  # where answers depend on the source, and some end
+
 
 @lru_cache(maxsize=1)
 def tiny_tokenizer() -> bytes:
@@ -58,10 +61,18 @@ def tiny_tokenizer() -> bytes:
 
 
 def tiny_model(config: TransformerConfig | RnnConfig, seed: int = 1) -> TrainedModel:
-    """An untrained model whose answers are long, varied and far from ties."""
-    keras.utils.set_random_seed(seed)
+    """An untrained model that answers differently to every text, in letters, and ends some of its answers."""
     run = RunConfig.model_validate({"model": config, "limits": LIMITS})
     model = build_model(run.model, run.limits)
+    generator = np.random.default_rng(seed)
+    for weight in model.weights:
+        if len(weight.shape) > 1:  # biases and scales stay as they are
+            glorot = (2.0 / sum(weight.shape[-2:])) ** 0.5
+            weight.assign(generator.normal(0.0, _GAINS[config.architecture] * glorot, weight.shape))
+    (kernel,) = [weight for weight in model.weights if weight.shape == (config.hidden_size, VOCABULARY_SIZE)]
+    kernel.assign(kernel * 8.0)  # fresh weights hardly prefer one token to another
+    (bias,) = [weight for weight in model.weights if weight.shape == (VOCABULARY_SIZE,)]
+    bias.assign(_token_bias())
     return TrainedModel(
         config=run,
         tokenizer=tiny_tokenizer(),
@@ -69,3 +80,11 @@ def tiny_model(config: TransformerConfig | RnnConfig, seed: int = 1) -> TrainedM
         samples=list(CORPUS),
         report={"data": "a built-in corpus", "steps": 0},
     )
+
+
+def _token_bias() -> NDArray[np.float32]:
+    """Every answer may end, and is no random bytes."""
+    bias = np.zeros(VOCABULARY_SIZE, np.float32)
+    bias[EOS_ID] = 7.0
+    bias[EOS_ID + 1 : EOS_ID + 257] = -1e3  # byte pieces follow the special ones
+    return bias
