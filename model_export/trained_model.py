@@ -15,7 +15,7 @@ import keras
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from model_export.config import RunConfig, UserError, load_config
 from model_export.models import Seq2SeqModel, build_model
@@ -84,7 +84,7 @@ def save_weights(path: Path, model: keras.Model, dtype: StorageDtype = "float32"
     if len(arrays) != len(model.weights):
         raise RuntimeError(f"{model.name}: two weights share one path")
     partial = path.with_name(path.name + ".partial")
-    save_file(arrays, partial)
+    partial.write_bytes(save(arrays))
     partial.replace(path)
 
 

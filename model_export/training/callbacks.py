@@ -91,12 +91,18 @@ class ContinueMeans(keras.callbacks.Callback):
 
 
 class ProgressBar(keras.callbacks.Callback):
-    """One bar for each epoch, gone when the epoch ends."""
+    """One bar for each epoch, gone when the epoch ends; none where there is no terminal."""
 
     def __init__(self, console: Console, description: str, finished: int, total: int) -> None:
         super().__init__()
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self._bar = Progress(*columns, TextColumn("{task.fields[loss]}"), console=console, transient=True)
+        self._bar = Progress(
+            *columns,
+            TextColumn("{task.fields[loss]}"),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        )
         self._task = self._bar.add_task(description, total=total, completed=finished, loss="")
 
     def on_train_begin(self, logs: dict[str, float] | None = None) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import keras
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from model_export.config import UserError
 from model_export.training.model import TrainingModel
@@ -42,7 +42,7 @@ def save_checkpoint(path: Path, training: TrainingModel, progress: Progress) -> 
     """Weights, states of the dropout generators, optimizer, running means and progress; whole or not at all."""
     arrays = {str(number): np.asarray(variable.numpy()) for number, variable in enumerate(_variables(training))}
     partial = path.with_name(path.name + ".partial")
-    save_file(arrays, partial, metadata={"progress": json.dumps(asdict(progress))})
+    partial.write_bytes(save(arrays, metadata={"progress": json.dumps(asdict(progress))}))
     partial.replace(path)
 
 
