@@ -34,7 +34,7 @@ _TIMEOUT = {
     "name": "X-Request-Timeout-Ms",
     "in": "header",
     "description": "Time for the answer in milliseconds; the server has a default and a maximum.",
-    "schema": {"type": "integer", "minimum": 1},
+    "schema": {"type": "integer", "minimum": 1, "maximum": 9_999_999_999},
     "example": 10000,
 }
 _MODEL_NAME = {"name": "name", "in": "path", "required": True, "schema": {"type": "string", "minLength": 1}}

@@ -11,9 +11,14 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
-Text = Annotated[str, Field(min_length=1)]
-Name = Annotated[str, Field(min_length=1, description="Name of a model; not needed where only one is served.")]
-Version = Annotated[int, Field(ge=1, description="A version of the model; by default the newest that is ready.")]
+Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
+Texts = Text | Annotated[list[Text], Field(min_length=1)]
+Name = Annotated[
+    str, Field(min_length=1, max_length=256, description="Name of a model; not needed where only one is served.")
+]
+Version = Annotated[
+    int, Field(ge=1, le=2**63 - 1, description="A version of the model; by default the newest that is ready.")
+]
 
 
 class _Closed(BaseModel):
@@ -25,25 +30,41 @@ class _Closed(BaseModel):
 # --- requests ---------------------------------------------------------------------------------------------------------
 
 
+def _only(neutral: Any) -> Any:
+    """An option that today's models do not act on: accepted at the value that changes nothing."""
+    return Field(neutral, description="Not supported yet.", json_schema_extra={"const": neutral})
+
+
 class GenerateParameters(_Closed):
     """How to decode; the defaults are greedy search. A model's own limits are told by `GET /v1/models/{name}`."""
 
     beam_size: int = Field(1, ge=1, description="Hypotheses kept alive at each step; 1 is greedy search.")
     num_hypotheses: int = Field(1, ge=1, description="Hypotheses returned for each text; at most `beam_size`.")
-    max_new_tokens: int = Field(1, ge=1, description="Upper bound of new tokens; by default the model's own.")
+    max_new_tokens: int = Field(
+        default_factory=int, ge=1, description="Upper bound of new tokens; by default the model's own."
+    )
     min_new_tokens: int = Field(0, ge=0, description="The sentence may not end before so many new tokens.")
     length_penalty: float = Field(
-        1.0, description="Hypotheses are ranked by log-probability / length ** length_penalty."
+        1.0, ge=0.0, le=10.0, description="Hypotheses are ranked by log-probability / length ** length_penalty."
     )
     prefix: str = Field("", description="Text that every hypothesis begins with.")
     truncate: bool = Field(False, description="Cut a text that is too long, with a warning, instead of refusing it.")
     details: bool = Field(False, description="Return the tokens of each hypothesis with their log-probabilities.")
+    do_sample: bool = _only(False)
+    temperature: float = _only(1.0)
+    top_k: int = _only(0)
+    top_p: float = _only(1.0)
+    seed: int = _only(0)
+    repetition_penalty: float = _only(1.0)
+    no_repeat_ngram_size: int = _only(0)
+    disable_unk: bool = _only(False)
+    stop: list[str] = _only([])
 
 
 class GenerateRequest(_Closed):
     """Texts to generate from."""
 
-    inputs: Text | Annotated[list[Text], Field(min_length=1)] = Field(description="One text, or several.")
+    inputs: Texts = Field(description="One text, or several.")
     model: Name | None = None
     version: Version | None = None
     parameters: GenerateParameters | None = None
@@ -53,18 +74,21 @@ class GenerateRequest(_Closed):
 class TokenizeRequest(_Closed):
     """Texts to tokenize."""
 
-    inputs: Text | Annotated[list[Text], Field(min_length=1)] = Field(description="One text, or several.")
+    inputs: Texts = Field(description="One text, or several.")
     model: Name | None = None
     version: Version | None = None
 
 
 TokenId = Annotated[int, Field(ge=0)]
+Ids = Annotated[list[TokenId], Field(min_length=1)]
 
 
 class DetokenizeRequest(_Closed):
     """Token ids to turn back into texts."""
 
-    ids: list[TokenId] | list[list[TokenId]] = Field(description="The ids of one text, or of several.")
+    ids: Ids | Annotated[list[list[TokenId]], Field(min_length=1)] = Field(
+        description="The ids of one text, or of several."
+    )
     model: Name | None = None
     version: Version | None = None
 
