@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime, timezone
 from typing import Any, Final, TextIO
 
@@ -117,8 +117,3 @@ def configure_logging(level: str, stream: TextIO | None = None, loggers: Iterabl
 def log_event(event: str, level: int = logging.INFO, *, error: BaseException | None = None, **fields: Any) -> None:
     """Log one event with its fields (numbers, names, request ids; never texts)."""
     logging.getLogger(LOGGER_NAME).log(level, event, extra={"fields": fields}, exc_info=error)
-
-
-def request_ids(ids: Sequence[str]) -> list[str]:
-    """Request ids for a log line about several requests: each once, in order."""
-    return list(dict.fromkeys(ids))

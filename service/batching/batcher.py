@@ -37,6 +37,7 @@ class Batcher:
         self._jobs: set[Job] = set()
         self._running: dict[asyncio.Task[list[TimedResult]], list[Entry]] = {}
         self._dispatch_is_scheduled = False
+        self._stopped: ServiceError | None = None
         self._row_seconds = 0.0  # smoothed: time of a slot for one row
         telemetry.num_requests_waiting.set_function(lambda: len(self._queue))
         telemetry.num_requests_running.set_function(lambda: sum(map(len, self._running.values())))
@@ -55,6 +56,8 @@ class Batcher:
             BackendFailed, BackendUnavailable: so the backend said of one of the rows.
             asyncio.CancelledError: the caller was cancelled; its rows' places are free.
         """
+        if self._stopped is not None:
+            raise self._stopped
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
 
@@ -80,13 +83,14 @@ class Batcher:
             raise job.error
         return [job.results[index] for index in range(len(rows))]
 
-    def fail_all(self, error: ServiceError) -> None:
-        """Answer everything that waits or runs with ``error``."""
+    def stop(self, error: ServiceError) -> None:
+        """Answer everything that waits or runs with ``error``, and from now on every call."""
+        self._stopped = error
         for job in list(self._jobs):
             job.fail(error)
 
     async def close(self) -> None:
-        """Wait for the batches that run; ``fail_all`` comes first, or more may start."""
+        """Wait for the batches that run; call ``stop`` first, or more may start."""
         await asyncio.gather(*self._running, return_exceptions=True)
 
     def _schedule_dispatch(self) -> None:

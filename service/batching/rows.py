@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_export.contract import OPTIONS, SIGNATURES
-from service.backend import Arrays
+from service.backend import Arrays, pad_ids
 from service.errors import BackendFailed
 from service.generation import GenerationOptions
 
@@ -70,8 +70,8 @@ def batch_inputs(rows: Sequence[AdmittedRow]) -> dict[str, NDArray[Any]]:
         )
         for name, option in OPTIONS.items()
     }
-    inputs["source_ids"], inputs["source_lengths"] = _pad([row.source_ids for row in rows])
-    inputs["prefix_ids"], inputs["prefix_lengths"] = _pad([row.prefix_ids for row in rows])
+    inputs["source_ids"], inputs["source_lengths"] = pad_ids([row.source_ids for row in rows])
+    inputs["prefix_ids"], inputs["prefix_lengths"] = pad_ids([row.prefix_ids for row in rows])
     return inputs
 
 
@@ -104,11 +104,3 @@ def padding_ratio(rows: Sequence[AdmittedRow]) -> float:
     """Share of the batch's source positions that is padding."""
     lengths = [len(row.source_ids) for row in rows]
     return 1.0 - sum(lengths) / (len(lengths) * max(lengths))
-
-
-def _pad(sequences: Sequence[Ids]) -> tuple[Ids, Ids]:
-    """``[B, longest]`` (at least one position) and ``[B]`` lengths; what stands behind a row's length is never read."""
-    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int32)
-    padded = np.zeros((len(sequences), max(1, int(lengths.max()))), dtype=np.int32)
-    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(sequences)
-    return padded, lengths

@@ -152,7 +152,7 @@ class Engine:
             try:
                 await asyncio.wait_for(self._idle.wait(), timeout_s)
             except asyncio.TimeoutError:
-                self._batcher.fail_all(Draining("the server stopped before this request was answered: send it again"))
+                self._batcher.stop(Draining("the server stopped before this request was answered: send it again"))
                 return False
         return True
 

@@ -1,0 +1,82 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from model_export.contract import OPTIONS, SIGNATURES
+from service.backends.signatures import check_inputs
+from service.batching.rows import batch_inputs, padding_ratio, split_outputs
+from service.errors import BackendFailed
+from tests.support.rows import make_row
+
+
+def outputs(rows: int = 2, hypotheses: int = 2, tokens: int = 3) -> dict[str, NDArray[np.generic]]:
+    """An answer of the right names and shapes."""
+    sizes = {"B": rows, "K": hypotheses, "T": tokens}
+    return {
+        name: np.arange(np.prod(shape := [sizes[str(letter)] for letter in spec.shape]))
+        .reshape(shape)
+        .astype(spec.dtype)
+        for name, spec in SIGNATURES["generate_ids"].outputs.items()
+    }
+
+
+def test_rows_are_padded_side_by_side_with_their_own_options() -> None:
+    inputs = batch_inputs([make_row(3, length_penalty=0.5), make_row(2, max_new_tokens=7, min_new_tokens=1)])
+    check_inputs("generate_ids", SIGNATURES["generate_ids"], inputs)
+    assert inputs["source_ids"].tolist() == [[260, 261, 3], [260, 3, 0]]
+    assert inputs["source_lengths"].tolist() == [3, 2]
+    assert inputs["prefix_ids"].tolist() == [[0], [0]]
+    assert inputs["prefix_lengths"].tolist() == [0, 0]
+    assert inputs["max_new_tokens"].tolist() == [128, 7]
+    assert inputs["min_new_tokens"].tolist() == [0, 1]
+    assert inputs["length_penalty"].tolist() == [0.5, 1.0]
+
+
+def test_options_left_alone_are_neutral_on_the_wire() -> None:
+    inputs = batch_inputs([make_row()])
+    for name, option in OPTIONS.items():
+        assert name == "max_new_tokens" or inputs[name].tolist() == [option.neutral]
+
+
+def test_cost_counts_every_beam_and_no_more_output_than_allowed() -> None:
+    assert make_row(10).cost == 20
+    assert make_row(10, beam_size=4).cost == 80
+    assert make_row(10, max_new_tokens=3).cost == 13
+    assert make_row(10, min_new_tokens=30).cost == 40
+
+
+def test_padding_ratio_is_the_share_of_padded_source_positions() -> None:
+    assert padding_ratio([make_row(4), make_row(4)]) == 0.0
+    assert padding_ratio([make_row(4), make_row(2)]) == 0.25
+
+
+def test_each_row_gets_its_own_hypotheses() -> None:
+    answer = outputs()
+    first, second = split_outputs(answer, [make_row(), make_row(beam_size=2, num_hypotheses=2)])
+    assert first.ids.tolist() == [[0, 1, 2]]
+    assert second.ids.tolist() == [[6, 7, 8], [9, 10, 11]]
+    assert second.scores.tolist() == [2.0, 3.0]
+
+
+def _without(name: str) -> dict[str, NDArray[np.generic]]:
+    answer = outputs()
+    del answer[name]
+    return answer
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        _without("scores"),
+        outputs(rows=3),
+        outputs() | {"lengths": np.zeros((2, 3), np.int32)},
+        outputs() | {"scores": np.zeros(2, np.float32)},
+        outputs(hypotheses=1),
+    ],
+    ids=["missing", "rows", "unlike K", "rank", "too few hypotheses"],
+)
+def test_an_answer_that_does_not_fit_is_the_backends_fault(answer: dict[str, NDArray[np.generic]]) -> None:
+    with pytest.raises(BackendFailed, match="the model's answer"):
+        split_outputs(answer, [make_row(), make_row(beam_size=2, num_hypotheses=2)])

@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+import io
+import json
+import logging
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.telemetry import LOGGER_NAME, Telemetry, configure_logging, log_event
+
+
+@pytest.fixture
+def stream() -> io.StringIO:
+    """Where the log goes at level info, as long as the test runs."""
+    logger = logging.getLogger(LOGGER_NAME)
+    before = logger.handlers, logger.level, logger.propagate
+    stream = io.StringIO()
+    configure_logging("info", stream)
+    yield stream  # type: ignore[misc]
+    logger.handlers, logger.level, logger.propagate = before
+
+
+def test_metrics_have_the_fields_names() -> None:
+    families = {family.name for family in text_string_to_metric_families(Telemetry().render().decode())}
+    assert families >= {
+        f"malgil_{stem}"
+        for stem in (
+            "num_requests_running",
+            "num_requests_waiting",
+            "request_queue_time_seconds",
+            "time_to_first_token_seconds",
+            "e2e_request_latency_seconds",
+            "prompt_tokens",
+            "generation_tokens",
+            "request_success",
+            "batch_size",
+            "batch_padding_ratio",
+        )
+    }
+
+
+def test_servers_in_one_process_count_apart() -> None:
+    one, other = Telemetry(), Telemetry()
+    one.count_failure("timeout")
+    assert one.registry.get_sample_value("malgil_request_failure_total", {"error_type": "timeout"}) == 1
+    assert other.registry.get_sample_value("malgil_request_failure_total", {"error_type": "timeout"}) is None
+
+
+def test_an_event_is_one_line_of_json(stream: io.StringIO) -> None:
+    log_event("batch failed", logging.WARNING, model_name="말길", rows=3)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 1
+    line = json.loads(lines[0])
+    assert line.pop("time").endswith("+00:00")
+    assert line == {"level": "warning", "event": "batch failed", "model_name": "말길", "rows": 3}
+
+
+def test_errors_come_with_their_traceback_on_the_same_line(stream: io.StringIO) -> None:
+    try:
+        raise ZeroDivisionError("a bug")
+    except ZeroDivisionError as error:
+        log_event("unexpected", logging.ERROR, error=error)
+    lines = stream.getvalue().splitlines()
+    assert len(lines) == 1
+    assert "ZeroDivisionError: a bug" in json.loads(lines[0])["traceback"]
+
+
+def test_less_severe_events_are_left_out(stream: io.StringIO) -> None:
+    log_event("detail", logging.DEBUG)
+    assert stream.getvalue() == ""

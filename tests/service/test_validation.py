@@ -1,0 +1,228 @@
+"""Every field with its bounds; each refusal names the field and says what would be right."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model_export.contract import OPTIONS, Limits
+from service.backend import ModelVersion, VersionState
+from service.backends.scripted import scripted_manifest, tiny_tokenizer
+from service.errors import InvalidRequest, ServiceError
+from service.generation import DetokenizeRequest, GenerationOptions, GenerationRequest, TokenizeRequest
+from service.settings import Settings
+from service.validation import parse_detokenize, parse_generate, parse_timeout_ms, parse_tokenize
+
+SETTINGS = Settings(max_inputs=3, max_input_characters=20)
+LIMITS = Limits(max_source_tokens=16, max_target_tokens=32, max_beam_size=4, default_max_new_tokens=8)
+SERVED = ModelVersion("echo", 3, VersionState.READY, None, scripted_manifest("echo", LIMITS), tiny_tokenizer())
+
+
+def resolve(model: str | None, version: int | None) -> ModelVersion:
+    return SERVED
+
+
+def parse(body: Any, served: ModelVersion = SERVED) -> GenerationRequest:
+    return parse_generate(body, lambda model, version: served, SETTINGS)
+
+
+def test_one_text_with_nothing_else() -> None:
+    assert parse({"inputs": "a"}) == GenerationRequest("echo", 3, ("a",), GenerationOptions())
+
+
+def test_every_field() -> None:
+    parameters = {
+        "beam_size": 4,
+        "num_hypotheses": 2,
+        "max_new_tokens": 32,
+        "min_new_tokens": 1,
+        "length_penalty": 0,
+        "prefix": "the",
+        "truncate": True,
+        "details": True,
+    }
+    body = {"inputs": ["a", "b"], "model": "echo", "version": 3, "parameters": parameters, "stream": False}
+    assert parse(body) == GenerationRequest("echo", 3, ("a", "b"), GenerationOptions(**parameters))
+
+
+def test_null_leaves_out_what_may_be_left_out() -> None:
+    assert parse({"inputs": "a", "model": None, "version": None, "parameters": None}).options == GenerationOptions()
+
+
+def test_neutral_values_of_options_that_come_later_are_accepted() -> None:
+    neutral = {name: option.neutral for name, option in OPTIONS.items() if name != "max_new_tokens"}
+    assert parse({"inputs": "a", "parameters": neutral | {"stop": [], "prefix": ""}}).options == GenerationOptions()
+
+
+def test_defaults_are_the_contracts_neutral_values() -> None:
+    defaults = {field.name: field.default for field in fields(GenerationOptions)}
+    assert {name: defaults[name] for name in OPTIONS if name != "max_new_tokens"} == {
+        name: option.neutral for name, option in OPTIONS.items() if name != "max_new_tokens"
+    }
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("do_sample", True),
+        ("temperature", 0.5),
+        ("top_k", 5),
+        ("top_p", 0.9),
+        ("seed", 7),
+        ("repetition_penalty", 1.1),
+        ("no_repeat_ngram_size", 3),
+        ("disable_unk", True),
+    ],
+)
+def test_an_option_acts_only_where_the_model_supports_it(name: str, value: Any) -> None:
+    body = {"inputs": "a", "parameters": {name: value}}
+    with pytest.raises(InvalidRequest, match=rf"'{name}' is not supported by model 'echo': leave it out"):
+        parse(body)
+    assert SERVED.manifest is not None
+    manifest = replace(SERVED.manifest, supported_options=(*SERVED.manifest.supported_options, name))
+    assert getattr(parse(body, replace(SERVED, manifest=manifest)).options, name) == value
+
+
+BODIES = [
+    ([], "the body must be an object"),
+    ("text", "the body must be an object .* not a string"),
+    ({}, "'inputs' must be a text, or a list of at least one"),
+    ({"inputs": None}, "'inputs' must be a text"),
+    ({"inputs": []}, "'inputs' must be a text"),
+    ({"inputs": 5}, "'inputs' must be a text"),
+    ({"inputs": ""}, "'inputs' is empty"),
+    ({"inputs": " \n\u3000"}, "'inputs' is empty"),
+    ({"inputs": ["a", ""]}, r"'inputs\[1\]' is empty"),
+    ({"inputs": ["a", 5]}, r"'inputs\[1\]' must be a string, not an integer"),
+    ({"inputs": ["a", None]}, r"'inputs\[1\]' must be a string, not null"),
+    ({"inputs": ["a"] * 4}, "'inputs' has 4 texts: send at most 3"),
+    ({"inputs": "a" * 21}, "'inputs' has 21 characters: send at most 20"),
+    ({"inputs": "a\0b"}, "'inputs' has a NUL character at 1: remove it"),
+    ({"inputs": "ab\ud800"}, "'inputs' has half of a surrogate pair at 2"),
+    ({"inputs": "a", "input": "b"}, "the body has no field 'input': did you mean 'inputs'"),
+    ({"inputs": "a", "zzz": 1}, "the body has no field 'zzz': there are inputs, model"),
+    ({"inputs": "a", "\ud800": 1}, r"no field '\\ud800'"),
+    ({"inputs": "a", "beam_size": 2}, "'beam_size': it belongs into 'parameters'"),
+    ({"inputs": "a", "stream": True}, "'stream' is not supported: leave it out"),
+    ({"inputs": "a", "stream": 0}, "'stream' is not supported"),
+    ({"inputs": "a", "model": ""}, "'model' must be the name of a model"),
+    ({"inputs": "a", "model": 5}, "'model' must be the name of a model"),
+    ({"inputs": "a", "model": "m" * 257}, "'model' must be the name of a model"),
+    ({"inputs": "a", "version": "stable"}, "'version' must be the number .* labels are not supported"),
+    ({"inputs": "a", "version": 0}, "'version' must be a positive integer, .* not 0"),
+    ({"inputs": "a", "version": True}, "'version' must be a positive integer, .* not true"),
+    ({"inputs": "a", "version": 1.0}, "'version' must be a positive integer, .* not 1.0"),
+    ({"inputs": "a", "version": 2**63}, "'version' must be a positive integer"),
+    ({"inputs": "a", "parameters": []}, "'parameters' must be an object"),
+]
+
+PARAMETERS = [
+    ({"beam_sice": 2}, "'parameters' has no field 'beam_sice': did you mean 'beam_size'"),
+    ({"beam_size": 0}, r"'beam_size' must be an integer from 1 to 4 \(the model's limit\), not 0"),
+    ({"beam_size": 5}, r"'beam_size' must be an integer from 1 to 4 \(the model's limit\), not 5"),
+    ({"beam_size": True}, "'beam_size' must be an integer .* not true"),
+    ({"beam_size": 2.0}, "'beam_size' must be an integer .* not 2.0"),
+    ({"beam_size": "2"}, "'beam_size' must be an integer .* not a string"),
+    ({"beam_size": None}, "'beam_size' must be an integer .* not null"),
+    ({"beam_size": 10**5000}, "'beam_size' must be an integer .* not an integer of so many digits"),
+    ({"num_hypotheses": 2}, "'num_hypotheses' is 2, more than 'beam_size' 1: set 'beam_size' to at least 2"),
+    ({"max_new_tokens": 0}, "'max_new_tokens' must be an integer from 1 to 32"),
+    ({"max_new_tokens": 33}, "'max_new_tokens' must be an integer from 1 to 32"),
+    ({"min_new_tokens": -1}, "'min_new_tokens' must be an integer from 0 to 32"),
+    ({"min_new_tokens": 6, "max_new_tokens": 5}, "'min_new_tokens' is 6, more than 'max_new_tokens' 5"),
+    ({"length_penalty": -0.1}, "'length_penalty' must be a number from 0 to 10, not -0.1"),
+    ({"length_penalty": float("nan")}, "'length_penalty' must be a number .* beyond all bounds"),
+    ({"length_penalty": float("inf")}, "'length_penalty' must be a number .* beyond all bounds"),
+    ({"length_penalty": 10**400}, "'length_penalty' must be a number from 0 to 10"),
+    ({"length_penalty": True}, "'length_penalty' must be a number .* not true"),
+    ({"temperature": 0}, "'temperature' must be a number above 0, at most 100, not 0"),
+    ({"top_p": 1.1}, "'top_p' must be a number above 0, at most 1"),
+    ({"top_k": -1}, "'top_k' must be an integer from 0"),
+    ({"seed": 2**63}, "'seed' must be an integer"),
+    ({"repetition_penalty": 0.0}, "'repetition_penalty' must be a number above 0"),
+    ({"no_repeat_ngram_size": 9}, "'no_repeat_ngram_size' must be an integer from 0 to 8"),
+    ({"do_sample": 1}, "'do_sample' must be true or false, not 1"),
+    ({"disable_unk": "no"}, "'disable_unk' must be true or false"),
+    ({"truncate": None}, "'truncate' must be true or false, not null"),
+    ({"details": 0}, "'details' must be true or false, not 0"),
+    ({"stop": ["."]}, "'stop' is not supported: leave it out"),
+    ({"prefix": 5}, "'prefix' must be a string"),
+    ({"prefix": "  "}, "'prefix' is empty"),
+    ({"prefix": "a\0"}, "'prefix' has a NUL character"),
+    ({"prefix": "a" * 21}, "'prefix' has 21 characters"),
+]
+
+
+@pytest.mark.parametrize(
+    ("body", "message"), [*BODIES, *(({"inputs": "a", "parameters": each}, message) for each, message in PARAMETERS)]
+)
+def test_what_is_wrong_is_refused_by_name(body: Any, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message) as refused:
+        parse(body)
+    refused.value.message.encode()  # can be sent
+
+
+def test_refusals_quote_no_text() -> None:
+    for body in (
+        {"inputs": "secret\0"},
+        {"inputs": ["secret" * 10]},
+        {"inputs": "a", "parameters": {"top_k": "secret"}},
+    ):
+        with pytest.raises(InvalidRequest) as refused:
+            parse(body)
+        assert "secret" not in refused.value.message
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda each: st.lists(each, max_size=3)
+)
+NAMES = st.sampled_from(["inputs", "model", "version", "parameters", "stream", "ids"]) | st.text(max_size=5)
+PARAMETER_NAMES = st.sampled_from([field.name for field in fields(GenerationOptions)] + ["stop"])
+
+
+@given(
+    st.dictionaries(NAMES, JSON | st.dictionaries(PARAMETER_NAMES, JSON, max_size=4), max_size=4),
+)
+def test_any_body_is_a_request_or_refused(body: dict[str, Any]) -> None:
+    for parse_body in (parse_generate, parse_tokenize, parse_detokenize):
+        try:
+            request = parse_body(body, resolve, SETTINGS)
+        except ServiceError as error:
+            json.dumps(error.message, ensure_ascii=False).encode()
+        else:
+            assert request.model == "echo"
+
+
+def test_tokenize_takes_texts() -> None:
+    assert parse_tokenize({"inputs": ["a", "b"]}, resolve, SETTINGS) == TokenizeRequest("echo", 3, ("a", "b"))
+    with pytest.raises(InvalidRequest, match="no field 'parameters'"):
+        parse_tokenize({"inputs": "a", "parameters": {}}, resolve, SETTINGS)
+
+
+@pytest.mark.parametrize(("ids", "expected"), [([5, 6], ((5, 6),)), ([[5], [6, 0]], ((5,), (6, 0))), ([[]], ((),))])
+def test_detokenize_takes_ids_of_one_text_or_several(ids: Any, expected: Any) -> None:
+    assert parse_detokenize({"ids": ids}, resolve, SETTINGS) == DetokenizeRequest("echo", 3, expected)
+
+
+@pytest.mark.parametrize(
+    "ids", [None, [], "5", [5, "6"], [True], [1.0], [-1], [10**9], [[5], 6], [5, [6]], [[5]] * 4, [[[5]]]]
+)
+def test_detokenize_refuses_what_are_no_ids(ids: Any) -> None:
+    with pytest.raises(InvalidRequest, match="'ids' "):
+        parse_detokenize({"ids": ids}, resolve, SETTINGS)
+
+
+@pytest.mark.parametrize(("text", "seconds"), [(None, None), ("1", 0.001), (" 5000 ", 5.0), ("0030", 0.03)])
+def test_the_timeout_is_in_milliseconds(text: str | None, seconds: float | None) -> None:
+    assert parse_timeout_ms(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "1.5", "1e3", "five", "5s", "٥", "9" * 11])
+def test_other_timeouts_are_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest, match="X-Request-Timeout-Ms must be a whole number of milliseconds"):
+        parse_timeout_ms(text)
