@@ -31,7 +31,7 @@ from service.telemetry import Telemetry
 from service.tokenization import SentencePieceTokenizer, Tokenizer
 
 INLINE_CHARACTERS: Final = 10_000
-"""Longer work of the tokenizer (some 2 ms) is given to a thread, so that other requests go on."""
+"""Longer work of the tokenizer is given to a thread, so that other requests go on; a thread costs some 0.1 ms."""
 
 T = TypeVar("T")
 
@@ -117,7 +117,7 @@ class Engine:
             deadline = started + min(timeout_s, self._settings.max_timeout_ms / 1000)
             manifest, tokenizer = self._parts(self.resolve(request.model, request.version))
             characters = sum(map(len, request.inputs)) + len(request.options.prefix)
-            admissions = await _off_loop_if_long(characters, lambda: admit(request, manifest, tokenizer))
+            admissions = await off_loop_if_long(characters, lambda: admit(request, manifest, tokenizer))
             results = await self._batcher.run([admission.row for admission in admissions], deadline, request_id)
             outputs = assemble(admissions, [result.row for result in results], tokenizer)
             total_s = loop.time() - started
@@ -136,14 +136,14 @@ class Engine:
         with self._accepted():
             _, tokenizer = self._parts(self.resolve(request.model, request.version))
             characters = sum(map(len, request.inputs))
-            sequences = await _off_loop_if_long(characters, lambda: tokenizer.encode(request.inputs))
+            sequences = await off_loop_if_long(characters, lambda: tokenizer.encode(request.inputs))
             return [Tokenization(tuple(ids), tuple(tokenizer.pieces(ids))) for ids in sequences]
 
     async def detokenize(self, request: DetokenizeRequest) -> list[str]:
         """The text of every sequence of ids. Raises ModelNotFound, BackendUnavailable, Draining."""
         with self._accepted():
             _, tokenizer = self._parts(self.resolve(request.model, request.version))
-            return await _off_loop_if_long(sum(map(len, request.ids)), lambda: tokenizer.decode(request.ids))
+            return await off_loop_if_long(sum(map(len, request.ids)), lambda: tokenizer.decode(request.ids))
 
     async def drain(self, timeout_s: float) -> bool:
         """Refuse new requests and finish the accepted; what is left after ``timeout_s`` gets Draining (then: False)."""
@@ -206,6 +206,6 @@ class Engine:
             telemetry.request_success.labels(model, output.hypotheses[0].finish_reason.value).inc()
 
 
-async def _off_loop_if_long(size: int, work: Callable[[], T]) -> T:
+async def off_loop_if_long(size: int, work: Callable[[], T]) -> T:
     """``work`` on texts of ``size`` characters (or tokens), in a thread where it would hold up other requests."""
     return await asyncio.to_thread(work) if size > INLINE_CHARACTERS else work()

@@ -30,7 +30,7 @@ def shown_values(field: FieldInfo) -> str:
     if choices := get_args(field.annotation):
         return ", ".join(f"`{choice}`" for choice in choices)
     if field.annotation not in (int, float):
-        return {"str": "an address or name", "Path": "a path"}[field.annotation.__name__]  # type: ignore[union-attr]
+        return {"str": "an address or name", "Path": "a path"}[field.annotation.__name__]
     bounds = {type(bound).__name__: getattr(bound, type(bound).__name__.lower()) for bound in field.metadata}
     high = f"{int(bounds['Le']):,}"
     return f"{int(bounds['Ge']):,} to {high}" if "Ge" in bounds else f"above {int(bounds['Gt']):,}, at most {high}"
@@ -78,9 +78,9 @@ def test_by_default_there_is_a_run_for_each_usable_core() -> None:
 )
 def test_values_out_of_bounds_are_refused_by_name(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        Settings(**values)  # type: ignore[arg-type]
+        Settings(**values)
 
 
 def test_they_cannot_be_changed() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        Settings().port = 1  # type: ignore[misc]
+        Settings().port = 1

@@ -17,7 +17,7 @@ def stream() -> io.StringIO:
     before = logger.handlers, logger.level, logger.propagate
     stream = io.StringIO()
     configure_logging("info", stream)
-    yield stream  # type: ignore[misc]
+    yield stream
     logger.handlers, logger.level, logger.propagate = before
 
 

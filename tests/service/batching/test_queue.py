@@ -16,7 +16,7 @@ from service.errors import BackendFailed, DeadlineExceeded
 from tests.support.rows import make_row
 
 NEVER = 1e9
-RESULT = TimedResult(RowResult(*(np.zeros(0, np.int32) for _ in RowResult._fields)), 0.0, 0.0)  # type: ignore[arg-type]
+RESULT = TimedResult(RowResult(*(np.zeros(0, np.int32) for _ in RowResult._fields)), 0.0, 0.0)
 
 
 def make_job(*rows: AdmittedRow, deadline: float = NEVER) -> Job:

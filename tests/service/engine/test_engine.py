@@ -1,0 +1,280 @@
+"""The engine on the scripted backend, from request to answer."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from service.backend import Arrays, ModelVersion, VersionState
+from service.backends.scripted import ScriptedBackend
+from service.engine import Engine
+from service.engine.engine import INLINE_CHARACTERS, off_loop_if_long
+from service.errors import (
+    BackendFailed,
+    BackendUnavailable,
+    DeadlineExceeded,
+    Draining,
+    InvalidRequest,
+    ModelNotFound,
+    ServiceError,
+)
+from service.generation import (
+    DetokenizeRequest,
+    FinishReason,
+    Generation,
+    GenerationOptions,
+    GenerationRequest,
+    TokenizeRequest,
+)
+from service.settings import Settings
+from service.telemetry import Telemetry
+
+WORDS = ["the", "word", "is", "no", "echo", "말길", "좋다", "🦜", "said"]
+
+
+def run(
+    test: Callable[[Engine], Awaitable[None]], backend: ScriptedBackend | None = None, **settings: Any
+) -> Telemetry:
+    """Run ``test`` with a started engine in a loop of its own."""
+    telemetry = Telemetry()
+
+    async def main() -> None:
+        engine = Engine(backend or ScriptedBackend(), Settings(**settings), telemetry)
+        await engine.start()
+        try:
+            await test(engine)
+        finally:
+            await engine.close()
+
+    asyncio.run(asyncio.wait_for(main(), timeout=30))
+    return telemetry
+
+
+def generate(engine: Engine, *texts: str, timeout_s: float | None = None, **options: Any) -> asyncio.Task[Generation]:
+    request = GenerationRequest("echo", 1, texts, GenerationOptions(**options))
+    return asyncio.create_task(engine.generate(request, request_id="test", timeout_s=timeout_s))
+
+
+def test_texts_are_answered_in_order() -> None:
+    async def test(engine: Engine) -> None:
+        answer = await generate(engine, "the word", "말길 🦜", "no")
+        assert (answer.model, answer.version) == ("echo", 1)
+        assert [output.hypotheses[0].text for output in answer.outputs] == ["the word", "말길 🦜", "no"]
+        best = answer.outputs[0].hypotheses[0]
+        assert best.finish_reason is FinishReason.EOS_TOKEN
+        assert best.generated_tokens == answer.outputs[0].input_tokens
+        assert best.tokens is None
+        timings = answer.timings
+        assert 0 <= timings.queue_s <= timings.total_s
+        assert 0 < timings.inference_s <= timings.total_s
+
+    run(test)
+
+
+def test_200_mixed_requests_at_once_get_what_each_gets_alone() -> None:
+    chance = random.Random(1)
+    calls = []
+    for _ in range(200):
+        beam_size = chance.choice((1, 1, 2, 4))
+        texts = [" ".join(chance.choices(WORDS, k=chance.randint(1, 25))) for _ in range(chance.choice((1, 1, 3)))]
+        options = {
+            "beam_size": beam_size,
+            "num_hypotheses": chance.randint(1, beam_size),
+            "max_new_tokens": chance.choice((None, 3, 40)),
+            "min_new_tokens": chance.choice((0, 2)),
+            "length_penalty": chance.choice((0.0, 1.0, 0.6)),
+            "prefix": chance.choice(("", "the", "no word")),
+            "details": chance.random() < 0.5,
+        }
+        calls.append((texts, options))
+    recorder: list[int] = []
+
+    async def test(engine: Engine) -> None:
+        together = await asyncio.gather(*(generate(engine, *texts, **options) for texts, options in calls))
+        batches = len(recorder)
+        assert max(recorder) > 1
+        for (texts, options), answer in zip(calls, together, strict=True):
+            assert (await generate(engine, *texts, **options)).outputs == answer.outputs
+        assert batches < len(recorder) - batches
+
+    def interrupt(inputs: Arrays) -> None:
+        recorder.append(len(inputs["source_ids"]))
+
+    run(test, ScriptedBackend(interrupt=interrupt))
+
+
+def test_a_request_is_measured() -> None:
+    async def test(engine: Engine) -> None:
+        await generate(engine, "the word", "no")
+
+    telemetry = run(test)
+    value = telemetry.registry.get_sample_value
+    model = {"model_name": "echo"}
+    assert value("malgil_request_success_total", model | {"finished_reason": "eos_token"}) == 2
+    assert value("malgil_e2e_request_latency_seconds_count", model) == 1
+    assert value("malgil_request_queue_time_seconds_count", model) == 2
+    assert value("malgil_prompt_tokens_total", model) == value("malgil_generation_tokens_total", model)
+
+
+def test_no_answer_in_time_is_an_error_in_time() -> None:
+    async def test(engine: Engine) -> None:
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        with pytest.raises(DeadlineExceeded):
+            await generate(engine, "no", timeout_s=0.03)
+        assert loop.time() - started < 0.15
+
+    run(test, ScriptedBackend(delay_s=0.2))
+
+
+@pytest.mark.parametrize("timeout_s", [None, 60.0], ids=["default", "more than the maximum"])
+def test_the_servers_times_hold_where_the_request_has_none_or_too_much(timeout_s: float | None) -> None:
+    async def test(engine: Engine) -> None:
+        with pytest.raises(DeadlineExceeded):
+            await generate(engine, "no", timeout_s=timeout_s)
+
+    run(test, ScriptedBackend(delay_s=0.2), default_timeout_ms=20, max_timeout_ms=20)
+
+
+@pytest.mark.parametrize("size", [INLINE_CHARACTERS, INLINE_CHARACTERS + 1])
+def test_only_long_work_leaves_the_loops_thread(size: int) -> None:
+    thread = asyncio.run(off_loop_if_long(size, threading.get_ident))
+    assert (thread == threading.get_ident()) == (size <= INLINE_CHARACTERS)
+
+
+def test_long_texts_are_answered_too() -> None:
+    async def test(engine: Engine) -> None:
+        answer = await generate(engine, "the word " * 5000, truncate=True)
+        assert answer.outputs[0].warnings == ("input truncated by 9489 tokens",)
+        assert answer.outputs[0].hypotheses[0].finish_reason is FinishReason.LENGTH
+
+    run(test)
+
+
+def test_drain_refuses_what_is_new_and_finishes_what_was_accepted() -> None:
+    async def test(engine: Engine) -> None:
+        accepted = [generate(engine, "the word") for _ in range(5)]
+        await asyncio.sleep(0.01)
+        draining = asyncio.create_task(engine.drain(5.0))
+        await asyncio.sleep(0)
+        assert not engine.ready
+        with pytest.raises(Draining):
+            await generate(engine, "no")
+        assert await draining
+        assert all(task.done() and task.result() for task in accepted)
+
+    run(test, ScriptedBackend(slots=1, delay_s=0.03))
+
+
+def test_what_a_drain_leaves_is_told_so() -> None:
+    async def test(engine: Engine) -> None:
+        tasks = [generate(engine, "the word") for _ in range(5)]
+        await asyncio.sleep(0.01)
+        assert not await engine.drain(0.02)
+        for task in tasks:
+            with pytest.raises(Draining):
+                await task
+
+    run(test, ScriptedBackend(slots=1, delay_s=0.1))
+
+
+def test_an_idle_engine_drains_at_once() -> None:
+    async def test(engine: Engine) -> None:
+        assert await engine.drain(0.0)
+        assert not engine.ready
+
+    run(test)
+
+
+def test_tokenize_and_detokenize_undo_each_other() -> None:
+    async def test(engine: Engine) -> None:
+        texts = ("the word", "말길 🦜")
+        tokenizations = await engine.tokenize(TokenizeRequest("echo", 1, texts))
+        assert "".join(tokenizations[0].pieces) == "▁the▁word"
+        ids = tuple(tokenization.ids for tokenization in tokenizations)
+        assert await engine.detokenize(DetokenizeRequest("echo", 1, ids)) == list(texts)
+
+    run(test)
+
+
+def test_a_failing_model_fails_the_request_and_the_next_is_answered() -> None:
+    errors: list[ServiceError] = [BackendFailed("out of order")]
+
+    async def test(engine: Engine) -> None:
+        with pytest.raises(BackendFailed, match="out of order"):
+            await generate(engine, "no")
+        assert (await generate(engine, "no")).outputs[0].hypotheses[0].text == "no"
+
+    run(test, ScriptedBackend(interrupt=lambda inputs: errors.pop() if errors else None))
+
+
+class Changing(ScriptedBackend):
+    """A scripted backend whose versions a test sets."""
+
+    now: tuple[ModelVersion, ...] | None = None
+
+    def versions(self) -> tuple[ModelVersion, ...]:
+        return tuple(super().versions()) if self.now is None else self.now
+
+
+def test_resolve_finds_the_version_that_answers() -> None:
+    async def test(engine: Engine) -> None:
+        assert engine.resolve(None, None).version == 2
+        assert engine.resolve("echo", 1).version == 1
+        with pytest.raises(ModelNotFound, match="model 'echo' has no version 3, but 2, 1"):
+            engine.resolve("echo", 3)
+        with pytest.raises(ModelNotFound, match="there is no model 'ecco': name one of echo"):
+            engine.resolve("ecco", None)
+
+    run(test, ScriptedBackend({"echo": (1, 2)}))
+
+
+def test_several_models_must_be_named() -> None:
+    async def test(engine: Engine) -> None:
+        with pytest.raises(InvalidRequest, match="'model' is missing: name one of a, b"):
+            engine.resolve(None, None)
+        assert engine.resolve("b", None).name == "b"
+
+    run(test, ScriptedBackend({"a": (1,), "b": (1,)}))
+
+
+def test_only_ready_versions_answer() -> None:
+    backend = Changing({"echo": (1, 2)})
+
+    async def test(engine: Engine) -> None:
+        newest, oldest = backend.versions()
+        refused = ModelVersion("echo", 2, VersionState.REFUSED, "its certificate differs")
+        backend.now = (refused, oldest)
+        assert engine.resolve("echo", None) is oldest
+        assert engine.ready
+        with pytest.raises(BackendUnavailable, match="version 2 is refused"):
+            engine.resolve("echo", 2)
+        backend.now = (refused, replace(oldest, state=VersionState.LOADING))
+        assert not engine.ready
+        with pytest.raises(BackendUnavailable, match="version 2 is refused; version 1 is loading"):
+            engine.resolve("echo", None)
+        backend.now = (newest, replace(oldest, name="other", state=VersionState.LOADING))
+        assert not engine.ready, "one model has no version that answers"
+        backend.now = ()
+        assert not engine.ready
+        with pytest.raises(BackendUnavailable, match="no model is served"):
+            engine.resolve(None, None)
+
+    run(test, backend)
+
+
+def test_a_version_that_left_since_the_request_was_read_is_not_found() -> None:
+    backend = Changing({"echo": (1, 2)})
+
+    async def test(engine: Engine) -> None:
+        backend.now = tuple(backend.versions())[:1]
+        with pytest.raises(ModelNotFound):
+            await generate(engine, "no")
+
+    run(test, backend)
