@@ -214,7 +214,7 @@ def generate(
             configure_logging("error")
             with console.status("loading the models"):
                 call = stack.enter_context(in_process(Settings(**_given({"models_folder": models})), timeout_s))
-        progress = stack.enter_context(Progress(console=console, transient=True))
+        progress = stack.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
         task = progress.add_task("generating", total=len(texts) if texts else None)
         for batch in _batches(texts or _lines()):
             _print_outputs(call({**request, "inputs": batch}), batch, as_json)

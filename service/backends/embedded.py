@@ -70,10 +70,7 @@ class EmbeddedBackend:
         found = find_models(self._root)
         for name, versions in found.items():
             self._set(name, versions[0], VersionState.LOADING)
-        for name, versions in found.items():
-            for version in versions:
-                if self._closed or await self._start_version(name, version):
-                    break
+        await asyncio.gather(*(self._start_model(name, versions) for name, versions in found.items()))
 
     async def close(self) -> None:
         """As in ``Backend``."""
@@ -109,6 +106,12 @@ class EmbeddedBackend:
         if self._closed:
             raise BackendUnavailable("the models are being unloaded")
         return await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
+
+    async def _start_model(self, name: str, versions: Sequence[int]) -> None:
+        """Make the newest good one of ``versions`` READY."""
+        for version in versions:
+            if self._closed or await self._start_version(name, version):
+                break
 
     async def _start_version(self, name: str, version: int) -> bool:
         """Make one version READY or REFUSED; True if it is READY."""

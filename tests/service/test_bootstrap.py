@@ -1,0 +1,46 @@
+"""Stopping a server, on the scripted backend; ``tests/e2e`` does it with models and under load."""
+
+import json
+import signal
+import socket
+import time
+
+import httpx
+import pytest
+
+from service.backends.scripted import ScriptedBackend
+from service.bootstrap import make_backend
+from service.settings import Settings
+from tests.support.server_process import server_process
+
+
+def _events(server):
+    return [json.loads(line)["event"] for line in server.log]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_an_idle_server_with_exit_code_0(number):
+    with server_process("--backend", "scripted") as server:
+        address = server.address()
+        with httpx.Client(base_url=address) as client:  # a connection that stays open
+            assert client.get("/readyz").status_code == 200
+            started = time.monotonic()
+            server.process.send_signal(number)
+            assert server.wait() == 0
+        assert time.monotonic() - started < 3
+        assert _events(server)[-2:] == ["draining", "stopped"]
+
+
+def test_silent_connections_do_not_hold_up_the_end():
+    with server_process("--backend", "scripted") as server:
+        host, port = server.address().removeprefix("http://").split(":")
+        with socket.create_connection((host, int(port))) as connection:
+            connection.sendall(b"POST /v1/generate HTTP/1.1\r\nhost: a\r\ncontent-length: 9\r\n\r\n{")
+            time.sleep(0.2)
+            server.process.send_signal(signal.SIGTERM)
+            assert server.wait(10) == 0
+
+
+def test_models_are_put_together_as_the_settings_say(tmp_path):
+    assert isinstance(make_backend(Settings(backend="scripted", concurrent_runs=3)), ScriptedBackend)
+    assert make_backend(Settings(models_folder=tmp_path, concurrent_runs=5)).slots == 5
