@@ -1,0 +1,124 @@
+"""The decoding options of a request, each with its bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from model_export.contract import Limits, Manifest
+from service.errors import InvalidRequest
+from service.generation import GenerationOptions
+from service.validation.fields import is_integer, parse_object, parse_text, shown
+
+_INT32_MAX: Final = 2**31 - 1
+_INT64_MAX: Final = 2**63 - 1
+
+
+@dataclass(frozen=True, slots=True)
+class _Integer:
+    """A whole number from ``low`` to ``high``, which may be the name of a limit of the model."""
+
+    low: int
+    high: int | str
+
+    def parse(self, name: str, value: Any, limits: Limits) -> int:
+        high: int = getattr(limits, self.high) if isinstance(self.high, str) else self.high
+        if not is_integer(value) or not self.low <= value <= high:
+            whose = " (the model's limit)" if isinstance(self.high, str) else ""
+            raise InvalidRequest(f"'{name}' must be an integer from {self.low} to {high}{whose}, not {shown(value)}")
+        return value
+
+
+@dataclass(frozen=True, slots=True)
+class _Number:
+    """A finite number from ``low`` to ``high``; ``above``: ``low`` itself is excluded."""
+
+    low: float
+    high: float
+    above: bool = False
+
+    def parse(self, name: str, value: Any, limits: Limits) -> float:
+        if type(value) not in (int, float) or not self.low <= value <= self.high or (self.above and value == self.low):
+            bounds = (
+                f"above {self.low:g}, at most {self.high:g}" if self.above else f"from {self.low:g} to {self.high:g}"
+            )
+            raise InvalidRequest(f"'{name}' must be a number {bounds}, not {shown(value)}")
+        return float(value)
+
+
+@dataclass(frozen=True, slots=True)
+class _Boolean:
+    """true or false."""
+
+    def parse(self, name: str, value: Any, limits: Limits) -> bool:
+        if not isinstance(value, bool):
+            raise InvalidRequest(f"'{name}' must be true or false, not {shown(value)}")
+        return value
+
+
+_OPTIONS: Final[Mapping[str, _Integer | _Number | _Boolean]] = {
+    "beam_size": _Integer(1, "max_beam_size"),
+    "num_hypotheses": _Integer(1, "max_beam_size"),
+    "max_new_tokens": _Integer(1, "max_target_tokens"),
+    "min_new_tokens": _Integer(0, "max_target_tokens"),
+    "length_penalty": _Number(0.0, 10.0),
+    "do_sample": _Boolean(),
+    "temperature": _Number(0.0, 100.0, above=True),
+    "top_k": _Integer(0, _INT32_MAX),
+    "top_p": _Number(0.0, 1.0, above=True),
+    "seed": _Integer(0, _INT64_MAX),
+    "repetition_penalty": _Number(0.0, 100.0, above=True),
+    "no_repeat_ngram_size": _Integer(0, 8),
+    "disable_unk": _Boolean(),
+    "truncate": _Boolean(),
+    "details": _Boolean(),
+}
+"""Fields of ``GenerationOptions`` but ``prefix``, with their bounds."""
+
+PARAMETERS: Final = (*_OPTIONS, "prefix", "stop")
+"""Names of all options on the wire."""
+
+_OF_THE_GATEWAY: Final = frozenset({"truncate", "details"})
+"""Options that no model has to support."""
+_NEUTRAL: Final = GenerationOptions()
+
+
+def parse_options(raw: Any, manifest: Manifest, longest_prefix: int) -> GenerationOptions:
+    """``parameters`` of a request to the model of ``manifest``; None: there are none.
+
+    Raises:
+        InvalidRequest: an option is out of bounds, contradicts another, or is not supported by the model.
+    """
+    if raw is None:
+        return _NEUTRAL
+    given = dict(parse_object(raw, "'parameters'", PARAMETERS))
+    if given.pop("stop", []) != []:
+        raise InvalidRequest("'stop' is not supported: leave it out, or send an empty list")
+    values: dict[str, Any] = {}
+    if given.pop("prefix", "") != "":
+        values["prefix"] = parse_text("prefix", raw["prefix"], longest_prefix)
+    values |= {name: _OPTIONS[name].parse(name, value, manifest.limits) for name, value in given.items()}
+    for name, value in values.items():
+        supported = name in _OF_THE_GATEWAY or name in manifest.supported_options
+        if not supported and value != getattr(_NEUTRAL, name):
+            acts_on = ", ".join(manifest.supported_options)
+            raise InvalidRequest(
+                f"'{name}' is not supported by model '{manifest.model_name}': leave it out; it acts on {acts_on}"
+            )
+    options = GenerationOptions(**values)
+    _refuse_contradictions(options)
+    return options
+
+
+def _refuse_contradictions(options: GenerationOptions) -> None:
+    if options.num_hypotheses > options.beam_size:
+        raise InvalidRequest(
+            f"'num_hypotheses' is {options.num_hypotheses}, more than 'beam_size' {options.beam_size}: "
+            f"set 'beam_size' to at least {options.num_hypotheses}, or ask for fewer"
+        )
+    if options.max_new_tokens is not None and options.min_new_tokens > options.max_new_tokens:
+        raise InvalidRequest(
+            f"'min_new_tokens' is {options.min_new_tokens}, more than 'max_new_tokens' {options.max_new_tokens}: "
+            "lower the one or raise the other"
+        )
