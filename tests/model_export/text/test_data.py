@@ -179,10 +179,17 @@ def test_every_row_once_and_every_batch_within_budget(order: tuple[int, int] | N
 
 def test_rows_of_like_length_stay_together() -> None:
     pairs = random_pairs(300)
-    batches = plan_batches(pairs, 100, (1, 0))
-    padded = sum(len(batch) * pairs.target_lengths[batch].max() for batch in batches)
+    lengths = np.maximum(pairs.source_lengths, pairs.target_lengths)
 
-    assert pairs.target_lengths.sum() / padded > 0.95
+    for batch in plan_batches(pairs, 100, (1, 0)):
+        assert lengths[batch].max() <= max(8, 1.25 * lengths[batch].min() + 1)
+
+
+def test_rows_of_a_batch_end_at_different_positions() -> None:
+    pairs = random_pairs(300)
+    whole = [batch for batch in plan_batches(pairs, 100, (1, 0)) if len(batch) > 4]
+
+    assert all(len(set(pairs.target_lengths[batch])) > 1 for batch in whole)
 
 
 def test_an_order_depends_on_seed_and_epoch_alone() -> None:
