@@ -31,33 +31,30 @@ class Attention(keras.layers.Layer):
     Subclasses own the input projections.
     """
 
-    def __init__(self, width: int, heads: int, dropout: float, **kwargs: object) -> None:
+    def __init__(self, width: int, heads: int, **kwargs: object) -> None:
         super().__init__(**kwargs)
         self.width = width
         self.heads = heads
         with keras.name_scope(self.name):
             self.output_projection = Linear(width, width, name="output")
-            self.dropout = keras.layers.Dropout(dropout)
         self.built = True
 
     def split(self, projected: tf.Tensor, parts: int) -> list[tf.Tensor]:
         """[B, Q, parts*width] -> ``parts`` times [B, H, Q, Dh]."""
         return [split_heads(part, self.heads) for part in tf.split(projected, parts, axis=-1)]
 
-    def attend(
-        self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor, training: bool = False
-    ) -> tf.Tensor:
+    def attend(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
         """``query`` [B,H,Q,Dh], ``key`` and ``value`` [B,H,M,Dh], ``bias`` broadcast to [B,H,Q,M] -> [B,Q,width]."""
         logits = tf.matmul(query * (self.width // self.heads) ** -0.5, key, transpose_b=True) + bias
-        weights = self.dropout(tf.nn.softmax(logits), training=training)  # [batch, heads, queries, memory]
+        weights = tf.nn.softmax(logits)  # [batch, heads, queries, memory]
         return self.output_projection(merge_heads(tf.matmul(weights, value)))
 
 
 class SelfAttention(Attention):
     """Queries, keys and values from one input through one fused projection."""
 
-    def __init__(self, width: int, heads: int, dropout: float, **kwargs: object) -> None:
-        super().__init__(width, heads, dropout, **kwargs)
+    def __init__(self, width: int, heads: int, **kwargs: object) -> None:
+        super().__init__(width, heads, **kwargs)
         with keras.name_scope(self.name):
             self.qkv_projection = Linear(width, 3 * width, name="qkv")
 
@@ -65,17 +62,17 @@ class SelfAttention(Attention):
         """[B, Q, width] -> query, key, value, each [B, H, Q, Dh]."""
         return self.split(self.qkv_projection(x), 3)
 
-    def call(self, x: tf.Tensor, bias: tf.Tensor, training: bool = False) -> tf.Tensor:
+    def call(self, x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
         """[B, Q, width] -> [B, Q, width]."""
         query, key, value = self.project(x)
-        return self.attend(query, key, value, bias, training)
+        return self.attend(query, key, value, bias)
 
 
 class CrossAttention(Attention):
     """Queries from the decoder; keys and values from the encoder's output, projected once for a whole decode."""
 
-    def __init__(self, width: int, heads: int, dropout: float, **kwargs: object) -> None:
-        super().__init__(width, heads, dropout, **kwargs)
+    def __init__(self, width: int, heads: int, **kwargs: object) -> None:
+        super().__init__(width, heads, **kwargs)
         with keras.name_scope(self.name):
             self.query_projection = Linear(width, width, name="query")
             self.key_value_projection = Linear(width, 2 * width, name="key_value")
@@ -88,8 +85,6 @@ class CrossAttention(Attention):
         """[B, Q, width] -> [B, H, Q, Dh]."""
         return split_heads(self.query_projection(x), self.heads)
 
-    def call(
-        self, x: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor, training: bool = False
-    ) -> tf.Tensor:
+    def call(self, x: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
         """``x`` [B, Q, width], ``key`` and ``value`` of ``project_memory`` -> [B, Q, width]."""
-        return self.attend(self.project_query(x), key, value, bias, training)
+        return self.attend(self.project_query(x), key, value, bias)

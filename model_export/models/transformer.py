@@ -26,7 +26,10 @@ Unary = Callable[[tf.Tensor], tf.Tensor]
 
 
 class Sublayer(keras.layers.Layer):
-    """Residual connection, dropout and norm around one sublayer, pre- or post-norm."""
+    """Residual connection, dropout and norm around one sublayer, pre- or post-norm.
+
+    Dropout acts on the sublayer's output (and on the embeddings) alone, as in the paper, section 5.4.
+    """
 
     def __init__(self, config: TransformerConfig, **kwargs: object) -> None:
         super().__init__(**kwargs)
@@ -51,7 +54,6 @@ class FeedForward(keras.layers.Layer):
         with keras.name_scope(self.name):
             self.expand = Linear(config.hidden_size, config.feed_forward_size, name="expand")
             self.shrink = Linear(config.feed_forward_size, config.hidden_size, name="shrink")
-            self.dropout = keras.layers.Dropout(config.dropout)
             self.sublayer = Sublayer(config, name="sublayer")
         self.activation = {"relu": tf.nn.relu, "gelu": tf.nn.gelu}[config.activation]
         self.built = True
@@ -59,10 +61,7 @@ class FeedForward(keras.layers.Layer):
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """[B, T, width] -> [B, T, width]."""
 
-        def inner(y: tf.Tensor) -> tf.Tensor:
-            return self.shrink(self.dropout(self.activation(self.expand(y)), training=training))
-
-        return self.sublayer(x, inner=inner, training=training)
+        return self.sublayer(x, inner=lambda y: self.shrink(self.activation(self.expand(y))), training=training)
 
 
 class EncoderLayer(keras.layers.Layer):
@@ -70,7 +69,7 @@ class EncoderLayer(keras.layers.Layer):
 
     def __init__(self, config: TransformerConfig, **kwargs: object) -> None:
         super().__init__(**kwargs)
-        sizes = (config.hidden_size, config.num_heads, config.dropout)
+        sizes = (config.hidden_size, config.num_heads)
         with keras.name_scope(self.name):
             self.self_attention = SelfAttention(*sizes, name="self_attention")
             self.self_attention_sublayer = Sublayer(config, name="self_attention_sublayer")
@@ -80,10 +79,7 @@ class EncoderLayer(keras.layers.Layer):
     def call(self, x: tf.Tensor, bias: tf.Tensor, training: bool = False) -> tf.Tensor:
         """``x`` [B, S, width], ``bias`` [B, 1, 1, S] -> [B, S, width]."""
 
-        def attend(y: tf.Tensor) -> tf.Tensor:
-            return self.self_attention(y, bias, training=training)
-
-        x = self.self_attention_sublayer(x, inner=attend, training=training)
+        x = self.self_attention_sublayer(x, inner=lambda y: self.self_attention(y, bias), training=training)
         return self.feed_forward(x, training=training)
 
 
@@ -92,7 +88,7 @@ class DecoderLayer(keras.layers.Layer):
 
     def __init__(self, config: TransformerConfig, **kwargs: object) -> None:
         super().__init__(**kwargs)
-        sizes = (config.hidden_size, config.num_heads, config.dropout)
+        sizes = (config.hidden_size, config.num_heads)
         with keras.name_scope(self.name):
             self.self_attention = SelfAttention(*sizes, name="self_attention")
             self.self_attention_sublayer = Sublayer(config, name="self_attention_sublayer")
@@ -167,8 +163,8 @@ class Transformer(Seq2SeqModel):
             key, value = layer.cross_attention.project_memory(memory)
             x = layer(
                 x,
-                over_self=partial(layer.self_attention, bias=causal_bias, training=training),
-                over_memory=partial(layer.cross_attention, key=key, value=value, bias=memory_bias, training=training),
+                over_self=partial(layer.self_attention, bias=causal_bias),
+                over_memory=partial(layer.cross_attention, key=key, value=value, bias=memory_bias),
                 training=training,
             )
         return self.decoder_norm(x)

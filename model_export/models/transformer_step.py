@@ -1,8 +1,8 @@
 """Decoding a Transformer step by step with a key/value cache that beams share.
 
 Beam search never moves the cache. At each call every beam appends one *slot*; ``ancestors`` says which slot holds a
-beam's own token at each position, so going on from another beam edits that small table, and the table becomes
-the attention mask. A forced prefix lies in the first positions of the same cache, in slot 0, from which every beam descends.
+beam's own token at each position, so going on from another beam edits that small table, and the table becomes the
+attention mask. A forced prefix lies in the first positions of the same cache, in slot 0: every beam descends from it.
 """
 
 from __future__ import annotations
