@@ -9,12 +9,12 @@ import tempfile
 
 
 def load_tensorflow() -> None:
-    """Import TensorFlow, TF Text and Keras in silence; warnings and errors of the work itself are shown later on.
+    """Import TensorFlow, TF Text and Keras in silence, and keep them quiet: their errors come as exceptions.
 
-    The libraries write to the file descriptor of standard error before any setting of theirs is read, so that it points
-    elsewhere during the import. What they wrote is shown if the import fails.
+    ``TF_CPP_MIN_LOG_LEVEL`` in the environment makes them talk again. Some notices are written before they read it, to
+    the file descriptor of standard error. It therefore points elsewhere during the import; a failure shows them.
     """
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # no INFO
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     os.environ["KERAS_BACKEND"] = "tensorflow"
     sys.stderr.flush()
     standard_error = os.dup(2)
