@@ -37,7 +37,7 @@ RUNTIMES: Final[Mapping[str, Callable[[Path], AbstractContextManager[Mapping[str
     "saved_model.load": loaded,
     "session": in_session,
 }
-_UNREADABLE = (OSError, ValueError, tf.errors.OpError)
+_UNREADABLE = (OSError, ValueError, IndexError, tf.errors.OpError)  # IndexError: a checkpoint that was cut short
 
 
 class VerifyError(UserError):
@@ -146,7 +146,6 @@ def _check_runtime(
     runtime: Callable[[Path], AbstractContextManager[Mapping[str, Signature]]],
     comparison: Comparison,
 ) -> None:
-    warmup_calls = list(read_warmup_records(artifact / WARMUP_RECORDS))
     with runtime(artifact) as signatures:
         described = comparison.call(signatures, "describe", {"unused": text_array([""])})
         for name, asset in (("manifest", MANIFEST_ASSET), ("tokenizer", TOKENIZER_ASSET)):
@@ -155,5 +154,5 @@ def _check_runtime(
                 comparison.equal("describe", asset, "sha256", stored, sha256(described[name][0]))
         if manifest.certificate is not None:
             replay_certificate(signatures, manifest.certificate, manifest.framing, comparison)
-        for name, inputs in warmup_calls:
+        for name, inputs in read_warmup_records(artifact / WARMUP_RECORDS):
             comparison.call(signatures, name, inputs, WARMUP_RECORDS)

@@ -56,9 +56,13 @@ def loaded(artifact: Path) -> Iterator[Mapping[str, Signature]]:
 @contextmanager
 def in_session(artifact: Path) -> Iterator[Mapping[str, Signature]]:
     """Signatures in a TF1 session, which is what TF Serving makes of an artifact."""
-    with tf.Graph().as_default() as graph, tf.compat.v1.Session(graph=graph) as session:
-        meta_graph = tf.compat.v1.saved_model.load(session, [SERVE_TAG], str(artifact))
+    session = tf.compat.v1.Session(graph=tf.Graph())
+    try:
+        with session.graph.as_default():  # no longer than this: whoever uses the signatures may work eagerly
+            meta_graph = tf.compat.v1.saved_model.load(session, [SERVE_TAG], str(artifact))
         yield {name: _session_signature(session, spec) for name, spec in signature_defs(meta_graph).items()}
+    finally:
+        session.close()
 
 
 def _session_signature(session: tf.compat.v1.Session, spec: meta_graph_pb2.SignatureDef) -> Signature:

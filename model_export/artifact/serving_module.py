@@ -191,7 +191,8 @@ def _trace(name: str, spec: SignatureSpec, body: Callable[..., Tensors]) -> Call
     """``body`` with the inputs of ``spec``, their rows checked, and exactly its outputs."""
 
     def signature(**inputs: tf.Tensor) -> Tensors:
-        outputs = body(**check_rows(inputs))
+        in_order = {key: inputs[key] for key in spec.inputs}  # messages name the first as the one to follow
+        outputs = body(**check_rows(in_order))
         return {key: tf.ensure_shape(outputs[key], _shape(output)) for key, output in spec.outputs.items()}
 
     signature.__name__ = name  # what graphs and profiles show
