@@ -176,8 +176,8 @@ def encode_pairs(
 def plan_batches(pairs: EncodedPairs, batch_tokens: int, order: tuple[int, int] | None) -> list[NDArray[np.int64]]:
     """Which rows make which batch: every row once, drawn from one bucket of lengths, ``batch_tokens`` a side at most.
 
-    A bucket spans lengths within a quarter of each other (all up to 8 are one). Narrower ones would save padding and
-    cost quality: where every row of a batch ends at one position, each update says "stop there".
+    A bucket spans lengths within a quarter of each other (all up to 8 are one): wide enough that the rows of a batch
+    end at different positions and no update sees one length alone, narrow enough that little is padding.
 
     Args:
         pairs: what is batched.

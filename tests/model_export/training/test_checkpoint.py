@@ -9,16 +9,21 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from model_export.config import ModelConfig, RnnConfig
 from model_export.models import build_model
 from model_export.training.checkpoint import Progress, TrainingError, load_checkpoint, save_checkpoint
 from model_export.training.model import TrainingModel, compile_for_training
 from tests.support.tiny_training import tiny_config
 
+RNN = RnnConfig(
+    architecture="rnn", attention="additive", vocabulary_size=300, embedding_size=16, hidden_size=16, num_layers=2
+)
 
-def fresh(seed: int, **model: int) -> TrainingModel:
+
+def fresh(seed: int, model: ModelConfig | None = None, **changes: int) -> TrainingModel:
     config = tiny_config()
     keras.utils.set_random_seed(seed)
-    built = build_model(config.model.model_copy(update=model), config.limits)
+    built = build_model((model or config.model).model_copy(update=changes), config.limits)
     return compile_for_training(built, config.training, 100)
 
 
@@ -28,9 +33,10 @@ def step(training: TrainingModel) -> float:
     return float(training.train_step((inputs, ids))["loss"])
 
 
-def test_steps_after_loading_are_the_steps_after_saving(tmp_path: Path) -> None:
+@pytest.mark.parametrize("model", [tiny_config().model, RNN], ids=["transformer", "rnn"])
+def test_steps_after_loading_are_the_steps_after_saving(tmp_path: Path, model: ModelConfig) -> None:
     """Dropout, Adam's moments, the learning rate and the running means all go on."""
-    training, other = fresh(1), fresh(2)
+    training, other = fresh(1, model), fresh(2, model)
     for _ in range(3):
         step(training)
     progress = Progress(data_sha256="0", epoch=2, batch=7, seconds=1.5, target_tokens=9, history=[{"loss": 1.0}])
