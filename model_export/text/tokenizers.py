@@ -73,7 +73,10 @@ def _explain(message: str, vocabulary_size: int) -> str:
 
 
 class SentencePieceTokenizer(tf.Module):
-    """A SentencePiece model as TensorFlow operations; usable inside ``tf.function`` and saved with a SavedModel."""
+    """A SentencePiece model as TensorFlow operations; usable inside ``tf.function`` and saved with a SavedModel.
+
+    Seed before making one: ``tf.random.set_seed`` clears TensorFlow's eager kernels, and the loaded model with them.
+    """
 
     def __init__(self, model: bytes) -> None:
         """Load serialised ``model``.
