@@ -1,0 +1,114 @@
+"""Golden cases: only answers that survive noise, one for every kind at least, or a clear error."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model_export.artifact.calls import Arrays, Signature, padded
+from model_export.artifact.golden_texts import golden_texts
+from model_export.artifact.goldens import GoldenError, NoisyStep, make_certificate
+from model_export.contract import MINIMUM_GOLDEN_CASES, Certificate, FinishReason, Limits
+from model_export.text.tokenizers import EOS_ID, SentencePieceTokenizer
+from tests.support.tiny_models import CORPUS, LIMITS, tiny_tokenizer
+
+FRAGILE_ID = 280
+
+
+def tokenize(inputs: Arrays) -> Arrays:
+    """One token per character: 280 for "c", 300 for the rest."""
+    texts = [text.decode() for text in inputs["texts"]]
+    ids, lengths = padded([[FRAGILE_ID if character == "c" else 300 for character in text] for text in texts])
+    return {"ids": ids, "lengths": lengths}
+
+
+def answers(tokens: np.ndarray) -> Arrays:
+    """Four hypotheses a row, each a token of its own and EOS."""
+    ids = np.stack([tokens[:, None] + np.arange(4), np.full([len(tokens), 4], EOS_ID)], axis=2)  # [B, 4, 2]
+    rows = len(tokens)
+    return {
+        "ids": ids,
+        "lengths": np.full([rows, 4], 2),
+        "sentences": np.full([rows, 4], b"answer", dtype=object),
+        "scores": np.full([rows, 4], -1.5, np.float32),
+        "finish_reasons": np.full([rows, 4], FinishReason.EOS_TOKEN),
+    }
+
+
+def generate(inputs: Arrays) -> Arrays:
+    return answers(np.full([len(inputs["texts"])], 400))
+
+
+def steady(inputs: Arrays) -> Arrays:
+    return answers(np.full([len(inputs["source_ids"])], 400))
+
+
+class Shaky:
+    """Rows that begin with a "c" answer differently at the third noisy run."""
+
+    runs = 0
+
+    def __call__(self, inputs: Arrays) -> Arrays:
+        self.runs += 1
+        is_fragile = inputs["source_ids"][:, 0] == FRAGILE_ID
+        return answers(np.where(is_fragile & (self.runs % 3 == 0), 500, 400))
+
+
+def certificate(noisy: Signature, samples: Any = CORPUS, **limits: int) -> Certificate:
+    texts = golden_texts(samples, SentencePieceTokenizer(tiny_tokenizer()))
+    return make_certificate({"tokenize": tokenize, "generate": generate}, noisy, texts, Limits(**{**LIMITS, **limits}))
+
+
+def test_every_kind_has_its_cases() -> None:
+    made = certificate(steady)
+    names = [case.name for case in made.cases]
+    assert len(names) == len(set(names)) >= MINIMUM_GOLDEN_CASES
+    assert all(case.ids[0] == (400, EOS_ID) for case in made.cases)
+    (n_best,) = [case for case in made.cases if case.name == "n-best 1"]
+    assert len(n_best.ids) == len(n_best.scores) == 4
+    (prefixed,) = [case for case in made.cases if case.name == "forced prefix 1"]
+    assert prefixed.prefix_ids == (400,)
+
+
+def test_answers_that_noise_changes_are_left_out() -> None:
+    samples = ["cat", "cold tea", *CORPUS]
+    kept = {case.text for case in certificate(steady, samples).cases}
+    assert "cat" in kept
+    assert not any(case.text.startswith("c") for case in certificate(Shaky(), samples).cases)
+
+
+def test_a_kind_that_nothing_survives_is_an_error() -> None:
+    def fragile_prefixes(inputs: Arrays) -> Arrays:
+        return answers(np.where(inputs["prefix_lengths"] > 0, 500, 400))
+
+    with pytest.raises(GoldenError, match="no golden case for forced prefix: every answer tried changes when logits"):
+        certificate(fragile_prefixes)
+
+
+def test_without_beams_greedy_cases_make_up_the_number() -> None:
+    made = certificate(steady, max_beam_size=1)
+    assert len(made.cases) >= MINIMUM_GOLDEN_CASES
+    assert not any("beam_size" in case.options for case in made.cases)
+
+
+def test_texts_over_the_limit_are_not_asked() -> None:
+    made = certificate(steady, max_source_tokens=12)
+    assert max(len(case.source_ids) for case in made.cases) <= 12
+
+
+def test_noise_is_bounded_and_new_at_every_call() -> None:
+    class Zeros:
+        start = prefill = reorder = select = grow = None
+
+        def __call__(self, ids: tf.Tensor, positions: tf.Tensor, state: int) -> tuple[tf.Tensor, int]:
+            return tf.zeros([2, 3, 50]), state + 1
+
+    step = NoisyStep(Zeros(), 0.25)
+    first, state = step(tf.zeros([2, 3], tf.int32), tf.zeros([2], tf.int32), 7)
+    second, _ = step(tf.zeros([2, 3], tf.int32), tf.zeros([2], tf.int32), 7)
+    assert state == 8
+    assert 0.2 < np.abs(first).max() <= 0.25
+    assert not np.array_equal(first, second)
