@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -113,13 +112,18 @@ async def _unless_hurried(drain: Coroutine[Any, Any, bool], signals: asyncio.Que
 
 def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # The protocol is named, because asyncio turns Nagle's algorithm off (40 ms a call) only on sockets that name it.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
-        return socket.create_server((settings.host, settings.port), family=family, backlog=_BACKLOG)
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+        listener.listen(_BACKLOG)
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise StartError(
-            f"cannot listen on {settings.host}:{settings.port}: {reason}; see --host and --port"
-        ) from error
+        listener.close()
+        reason = error.strerror or str(error)
+        address = f"{settings.host}:{settings.port}"
+        raise StartError(f"cannot listen on {address}: {reason}; see --host and --port") from error
+    return listener
 
 
 def _address(settings: Settings, listener: socket.socket) -> str:
