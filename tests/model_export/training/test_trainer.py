@@ -25,7 +25,7 @@ from model_export.training.checkpoint import TrainingError
 from model_export.training.trainer import TrainingInterrupted, train
 from tests.support.tiny_training import pairs, tiny_config, write_pairs
 
-CONFIG = tiny_config(average_epochs=2, save_dtype="float16", checkpoint_every_steps=2)
+CONFIG = tiny_config(epochs=4, average_epochs=2, save_dtype="float16", checkpoint_every_steps=2)
 
 FILES = ("train.tsv", "valid.tsv")
 
@@ -85,7 +85,7 @@ def test_the_report(whole: TrainedModel) -> None:
         "truncated": 0,
     }
     assert report["data"]["valid"]["pairs"] == 9
-    assert (report["epochs"], report["averaged_epochs"], len(report["history"])) == (3, [2, 3], 3)
+    assert (report["epochs"], report["averaged_epochs"], len(report["history"])) == (4, [3, 4], 4)
     assert report["steps"] == sum(entry["steps"] for entry in report["history"]) > 3
     assert report["metrics"]["perplexity"] == pytest.approx(math.exp(report["metrics"]["loss"]))
     assert set(report["metrics"]) == {"loss", "perplexity", "accuracy", "bleu", "chrf"}
@@ -98,7 +98,7 @@ def test_target_tokens_are_counted_without_padding(folder: Path, whole: TrainedM
     ids = SentencePieceTokenizer(whole.tokenizer).tokenize(targets)
     labels = int(ids.row_lengths().numpy().sum()) + len(targets)  # each with its EOS
 
-    assert whole.report["target_tokens"] == 3 * labels
+    assert whole.report["target_tokens"] == 4 * labels
     speed = whole.report["target_tokens_per_second"]
     assert speed == pytest.approx(whole.report["target_tokens"] / whole.report["seconds"], rel=0.05)
 
@@ -160,9 +160,20 @@ trainer.train(load_config(config), [train_file], [valid_file], Path(out))
 """
 
 
-def test_a_killed_run_resumes_to_the_same_losses_and_weights(folder: Path, whole: TrainedModel) -> None:
+class InterruptingConsole(Console):
+    """Presses Ctrl-C shortly after the second epoch was told."""
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*objects, **options)
+        if objects and str(objects[0]).startswith("epoch 2:"):
+            threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
+
+
+def test_a_run_that_was_killed_and_then_interrupted_ends_as_if_it_had_never_stopped(
+    folder: Path, whole: TrainedModel
+) -> None:
     (folder / "run.yaml").write_text(config().to_yaml(), encoding="utf-8")
-    arguments = [*(str(folder / name) for name in (*FILES, "run.yaml", "killed"))]
+    arguments = [*(str(folder / name) for name in (*FILES, "run.yaml", "stopped"))]
     killed = subprocess.run(
         [sys.executable, "-c", KILLED_RUN, *arguments],
         check=False,
@@ -170,27 +181,14 @@ def test_a_killed_run_resumes_to_the_same_losses_and_weights(folder: Path, whole
         env={**os.environ, "TF_CPP_MIN_LOG_LEVEL": "3"},
     )
     assert killed.returncode == -signal.SIGKILL, killed.stderr.decode()
-
-    assert_same_result(run(folder, "killed", resume=True), whole)
-
-
-class InterruptingConsole(Console):
-    """Presses Ctrl-C shortly after the first epoch was told."""
-
-    def print(self, *objects: Any, **options: Any) -> None:
-        super().print(*objects, **options)
-        if objects and str(objects[0]).startswith("epoch 1:"):
-            threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGINT)).start()
-
-
-def test_ctrl_c_saves_and_says_how_to_go_on(folder: Path, whole: TrainedModel) -> None:
     handler = signal.getsignal(signal.SIGINT)
-
     with pytest.raises(TrainingInterrupted, match=r"SIGINT in epoch \d after \d+ batches; .* --resume goes on"):
-        run(folder, "interrupted", InterruptingConsole(file=io.StringIO()))
-
+        run(folder, "stopped", InterruptingConsole(file=io.StringIO()), resume=True)
     assert signal.getsignal(signal.SIGINT) is handler
-    assert_same_result(run(folder, "interrupted", resume=True), whole)
+
+    resumed = run(folder, "stopped", resume=True)
+
+    assert_same_result(resumed, whole)
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
