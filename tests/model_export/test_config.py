@@ -100,6 +100,8 @@ def test_overrides_go_over_the_file_and_make_missing_sections() -> None:
             "tie_output needs embedding_size equal to hidden_size",
         ),
         ({"limits.default_max_new_tokens": 513}, "limits: default_max_new_tokens exceeds max_target_tokens"),
+        ({"training.batch_tokens": 511}, "training.batch_tokens 511 is below the longest row, 512"),
+        ({"training.optimizer.warmup": 1}, "unknown key 'training.optimizer.warmup' (did you mean 'warmup_steps'?)"),
         ({"tokenizer.character_coverage": 0.5}, "tokenizer.character_coverage: Input should be greater than 0.9"),
         ({"model.architecture": "cnn"}, "Input tag 'cnn'"),
         ({"rnn": 1}, "unknown key 'rnn'"),
