@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from model_export.contract import SIGNATURES, ContractError, GoldenCase, Manifest
 from service import certificate
 from service.backend import Arrays, ModelVersion, VersionState, pad_ids
-from service.backends.saved_model import SavedModel, one_line
+from service.backends.saved_model import SavedModel, one_line, tensorflow
 from service.backends.signatures import check_inputs
 from service.errors import BackendFailed, BackendUnavailable, ModelNotFound, ServiceError
 from service.telemetry import log_event
@@ -65,9 +65,10 @@ class EmbeddedBackend:
         """Load, certify and warm up the newest good version of every model.
 
         Raises:
-            BackendUnavailable: the folder is missing or holds no model.
+            BackendUnavailable: the folder is missing or holds no model, or TensorFlow is not installed.
         """
         found = find_models(self._root)
+        await self._in_thread(tensorflow)
         for name, versions in found.items():
             self._set(name, versions[0], VersionState.LOADING)
         await asyncio.gather(*(self._start_model(name, versions) for name, versions in found.items()))

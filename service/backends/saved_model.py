@@ -116,11 +116,18 @@ def one_line(error: BaseException, limit: int = 300) -> str:
 
 @functools.cache
 def tensorflow() -> Any:
-    """TensorFlow with the ops of TF Text, imported once and without the chatter of either."""
+    """TensorFlow with the ops of TF Text, imported once and without the chatter of either.
+
+    Raises:
+        BackendUnavailable: it is not installed.
+    """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with _native_stderr_muted():
-        import tensorflow as tf  # noqa: PLC0415
-        import tensorflow_text  # noqa: F401, PLC0415  registers the SentencePiece ops
+    try:
+        with _native_stderr_muted():
+            import tensorflow as tf  # noqa: PLC0415
+            import tensorflow_text  # noqa: F401, PLC0415  registers the SentencePiece ops
+    except ImportError as error:
+        raise BackendUnavailable(f"models cannot run here: {error}; pip install 'malgil[embedded]'") from error
     tf.get_logger().setLevel("ERROR")
     return tf
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from itertools import groupby
 from typing import Any
@@ -88,6 +89,15 @@ def _version(version: ModelVersion) -> dict[str, Any]:
             "limits": asdict(manifest.limits),
             "tokenizer": asdict(manifest.tokenizer),
             "supported_options": manifest.supported_options,
-            "provenance": manifest.provenance,
+            "provenance": _finite(manifest.provenance),
         }
     return fields
+
+
+def _finite(value: Any) -> Any:
+    """A report as JSON can hold it: null for a metric that is infinite or no number."""
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,63 @@
+"""The parts of a SavedModel's session that the embedded backend's tests do not reach."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from service.backends.saved_model import SavedModel, one_line
+from service.errors import BackendFailed, BackendUnavailable
+from tests.support.server_process import REPOSITORY
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (
+            "Graph execution error:\n\nassertion failed: [too long] [3]\n\t [[{{node Assert}}]]",
+            "assertion failed: [too long] [3]",
+        ),
+        ("  a line\nanother", "a line"),
+        ("", "ValueError"),
+        ("x" * 500, "x" * 299 + "…"),
+    ],
+)
+def test_an_error_is_told_in_its_first_telling_line(message, line):
+    assert one_line(ValueError(message)) == line
+
+
+def test_a_session_runs_what_it_has_and_nothing_once_closed(tmp_path):
+    import tensorflow as tf
+
+    double = tf.function(lambda x: {"y": 2 * x}).get_concrete_function(x=tf.TensorSpec([None], tf.float32))
+    tf.saved_model.save(tf.Module(), str(tmp_path), signatures={"double": double})
+    model = SavedModel(tmp_path, intra_op_threads=1, inter_op_threads=1)
+    assert model.signatures == {"double": ({"x"}, {"y"})}
+    inputs = {"x": np.array([1.5, 2], np.float32)}
+    assert model.run("double", inputs)["y"].tolist() == [3, 4]
+    with pytest.raises(BackendFailed, match="no signature 'halve'"):
+        model.run("halve", inputs)
+    model.close()
+    with pytest.raises(BackendUnavailable):
+        model.run("double", inputs)
+
+
+def test_tensorflow_is_imported_without_a_word():
+    code = "from service.backends.saved_model import tensorflow; print(tensorflow().__name__)"
+    ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert (ran.stdout, ran.stderr) == ("tensorflow\n", "")
+
+
+def test_without_tensorflow_it_is_said_what_to_install():
+    code = (
+        "import sys; sys.modules['tensorflow'] = None\n"
+        "from service.backends.saved_model import tensorflow\n"
+        "from service.errors import BackendUnavailable\n"
+        "try:\n"
+        "    tensorflow()\n"
+        "except BackendUnavailable as error:\n"
+        "    print(error)"
+    )
+    ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert "pip install 'malgil[embedded]'" in ran.stdout
