@@ -41,7 +41,6 @@ class Evaluator:
     ) -> None:
         encoded = corpus.encoded
         self._training = training
-        self._tokenizer = tokenizer
         self._dataset = make_dataset(encoded, plan_batches(encoded, batch_tokens, order=None))
         self._encoded = encoded
         self._batch_tokens = batch_tokens

@@ -112,8 +112,8 @@ def _run_epoch(run: Run, request: StopRequest) -> None:
 
 def _end_epoch(run: Run) -> None:
     means = {metric.name: float(metric.result()) for metric in run.training.metrics}
-    if not math.isfinite(means["loss"]):
-        raise TrainingError("the loss is no longer a number: lower training.optimizer.learning_rate")
+    if not means["loss"] < 10.0 * math.log(run.config.model.vocabulary_size):  # of a uniform guess; NaN is not less
+        raise TrainingError(f"the loss is {means['loss']:.3g}, it diverged: lower training.optimizer.learning_rate")
     entry: dict[str, Any] = {"train_loss": means["loss"], "train_accuracy": means["accuracy"], **run.evaluator.losses()}
     if run.config.training.monitor in ("bleu", "chrf"):
         entry |= run.evaluator.scores(run.evaluator.translate())
