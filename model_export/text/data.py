@@ -91,7 +91,7 @@ def split_pairs(pairs: TextPairs, valid_fraction: float, seed: int) -> tuple[Tex
     """Hold out about ``valid_fraction`` of the pairs; all pairs of one source sentence stay on one side.
 
     Returns:
-        Training pairs and validation pairs, each in the given order.
+        Training pairs and validation pairs, each in the given order; malformed lines are counted with the former.
 
     Raises:
         DataError: fewer than two different sources, which leave one side empty.
@@ -111,7 +111,8 @@ def split_pairs(pairs: TextPairs, valid_fraction: float, seed: int) -> tuple[Tex
 
     def pick(is_valid: bool) -> TextPairs:
         rows = [row for row in range(len(pairs)) if (row in chosen) == is_valid]
-        return TextPairs([pairs.sources[row] for row in rows], [pairs.targets[row] for row in rows])
+        malformed = 0 if is_valid else pairs.malformed
+        return TextPairs([pairs.sources[row] for row in rows], [pairs.targets[row] for row in rows], malformed)
 
     return pick(False), pick(True)
 
