@@ -28,7 +28,7 @@ def one_line_errors(command: Command) -> Command:
         try:
             return command(*arguments, debug=debug, **options)
         except Exception as error:
-            if debug or isinstance(error, typer.Exit):
+            if debug or isinstance(error, (typer.Exit, typer.BadParameter)):
                 raise
             typer.echo(f"error: {_one_line(error)}", err=True)
             raise typer.Exit(1) from error
