@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import signal
 import socket
+import sys
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -36,9 +38,11 @@ def run(settings: Settings, started: Started) -> None:
         StartError: the address is taken.
         BackendUnavailable: there are no models to serve.
     """
-    configure_logging(settings.log_level, loggers=(LOGGER_NAME, "asyncio"))
-    configure_logging("warning", loggers=("uvicorn.error",))
-    asyncio.run(_serve(settings, started))
+    # Logs have a descriptor of their own: that of standard error is muted while TensorFlow is imported.
+    with os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1) as stream:
+        configure_logging(settings.log_level, stream, (LOGGER_NAME, "asyncio"))
+        configure_logging("warning", stream, ("uvicorn.error",))
+        asyncio.run(_serve(settings, started))
 
 
 @asynccontextmanager

@@ -68,9 +68,9 @@ class EmbeddedBackend:
             BackendUnavailable: the folder is missing or holds no model, or TensorFlow is not installed.
         """
         found = find_models(self._root)
-        await self._in_thread(tensorflow)
         for name, versions in found.items():
             self._set(name, versions[0], VersionState.LOADING)
+        await self._in_thread(tensorflow)
         await asyncio.gather(*(self._start_model(name, versions) for name, versions in found.items()))
 
     async def close(self) -> None:

@@ -32,6 +32,32 @@ def test_a_signal_stops_an_idle_server_with_exit_code_0(number):
         assert _events(server)[-2:] == ["draining", "stopped"]
 
 
+def test_a_signal_stops_a_server_that_still_loads(artifact_root):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with server_process("--models", str(artifact_root), "--port", str(port)) as server:
+        address = f"http://127.0.0.1:{port}"
+        _wait_until_it_lives(address)
+        response = httpx.get(f"{address}/readyz")
+        assert (response.status_code, response.json()["error_type"]) == (503, "unavailable")
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait(120) == 0
+        assert _events(server)[-2:] == ["draining", "stopped"]
+        assert server.output == []
+
+
+def _wait_until_it_lives(address):
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        try:
+            assert httpx.get(f"{address}/livez").status_code == 200
+        except httpx.TransportError:
+            time.sleep(0.05)
+        else:
+            return
+    raise AssertionError("it does not answer")
+
+
 def test_silent_connections_do_not_hold_up_the_end():
     with server_process("--backend", "scripted") as server:
         host, port = server.address().removeprefix("http://").split(":")
