@@ -19,7 +19,7 @@ _MIN_GROWTH = 8
 
 
 class Search(Protocol):
-    """What a search adds to the loop. Its state is a ``NamedTuple`` whose every field begins with the rows, [B, ...]."""
+    """What a search adds to the loop. Its state is a ``NamedTuple`` whose fields all begin with the rows, [B, ...]."""
 
     @property
     def beam_size(self) -> int | tf.Tensor:

@@ -1,6 +1,7 @@
 """The protocol between search and model: a search never asks which model it drives, nor the model which search.
 
-Notation: ``B`` rows, ``K`` beams, ``S`` source tokens, ``P`` prefix tokens, ``C`` capacity in positions, ``V`` vocabulary.
+Notation: ``B`` rows, ``K`` beams, ``S`` source tokens, ``P`` prefix tokens, ``C`` capacity in positions,
+``V`` vocabulary.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import keras
 import tensorflow as tf
@@ -97,6 +97,7 @@ class Rnn(Seq2SeqModel):
         """
         x = embedded
         if self.attention is not None:
+            memory = cast(Memory, memory)  # the same configuration made it
             context = self.attention(states[-1][0], memory.values, memory.keys, memory.bias)
             x = tf.concat([x, context], axis=-1)
         new = []

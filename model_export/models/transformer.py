@@ -163,8 +163,8 @@ class Transformer(Seq2SeqModel):
             key, value = layer.cross_attention.project_memory(memory)
             x = layer(
                 x,
-                over_self=partial(layer.self_attention, bias=causal_bias),
-                over_memory=partial(layer.cross_attention, key=key, value=value, bias=memory_bias),
+                over_self=partial(layer.self_attention.__call__, bias=causal_bias),
+                over_memory=partial(layer.cross_attention.__call__, key=key, value=value, bias=memory_bias),
                 training=training,
             )
         return self.decoder_norm(x)

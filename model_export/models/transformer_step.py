@@ -16,6 +16,7 @@ import tensorflow as tf
 from model_export.models.layers import MASKED, padding_bias
 
 if TYPE_CHECKING:
+    from model_export.models.attention import SelfAttention
     from model_export.models.transformer import Transformer
 
 
@@ -66,7 +67,7 @@ class TransformerStep:
         keys, values = [], []
         for index, layer in enumerate(self._model.decoder_layers):
 
-            def over_self(y: tf.Tensor, attention=layer.self_attention) -> tf.Tensor:
+            def over_self(y: tf.Tensor, attention: SelfAttention = layer.self_attention) -> tf.Tensor:
                 query, key, value = attention.project(y)
                 keys.append(_spread(key, beams))
                 values.append(_spread(value, beams))
@@ -98,7 +99,9 @@ class TransformerStep:
         keys, values = [], []
         for index, layer in enumerate(self._model.decoder_layers):
 
-            def over_self(y: tf.Tensor, index=index, attention=layer.self_attention) -> tf.Tensor:
+            def over_self(
+                y: tf.Tensor, index: int = index, attention: SelfAttention = layer.self_attention
+            ) -> tf.Tensor:
                 query, key, value = attention.project(y)
                 keys.append(_write(state.keys[index], slots, key))
                 values.append(_write(state.values[index], slots, value))
@@ -136,7 +139,7 @@ class TransformerStep:
 
     def _over_memory(self, index: int, state: TransformerState) -> Callable[[tf.Tensor], tf.Tensor]:
         return partial(
-            self._model.decoder_layers[index].cross_attention,
+            self._model.decoder_layers[index].cross_attention.__call__,
             key=state.memory_keys[index],
             value=state.memory_values[index],
             bias=state.memory_bias,
@@ -151,16 +154,20 @@ def _with_own_slot(ancestors: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
 
 
 def _slot_rows(state: TransformerState, beams: tf.Tensor) -> tf.Tensor:
-    """int32 [B*H*K, 1]: where the new slots lie in a cache that is seen as rows [B*H*C*K, Dh]."""
+    """int32 [B*H*K]: where the new slots lie in a cache that is seen as rows [B*H*C*K, Dh]."""
     shape = tf.shape(state.keys[0])
     first = tf.range(shape[0] * shape[1]) * shape[2] + state.used * beams  # [batch * heads]
-    return tf.reshape(first[:, None] + tf.range(beams), [-1, 1])
+    return tf.reshape(first[:, None] + tf.range(beams), [-1])
 
 
 def _write(cache: tf.Tensor, slots: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
-    """Put ``new`` [B, H, K, Dh] into ``slots`` of ``cache`` [B, H, C*K, Dh]."""
+    """Put ``new`` [B, H, K, Dh] into ``slots`` of ``cache`` [B, H, C*K, Dh], in place.
+
+    A copy of the cache at each step would cost more than attention does. An older state that shares the buffer is none
+    the worse: it has no ancestor in these slots.
+    """
     size = cache.shape[-1]
-    rows = tf.tensor_scatter_nd_update(tf.reshape(cache, [-1, size]), slots, tf.reshape(new, [-1, size]))
+    rows = tf.raw_ops.InplaceUpdate(x=tf.reshape(cache, [-1, size]), i=slots, v=tf.reshape(new, [-1, size]))
     return tf.reshape(rows, tf.shape(cache))
 
 
