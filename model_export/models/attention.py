@@ -14,7 +14,10 @@ from model_export.models.layers import Linear
 def split_heads(x: tf.Tensor, heads: int) -> tf.Tensor:
     """[B, Q, H*Dh] -> [B, H, Q, Dh]."""
     shape = tf.shape(x)
-    split = tf.reshape(x, [shape[0], shape[1], heads, x.shape[-1] // heads])  # [batch, queries, heads, head size]
+    size = x.shape[-1] // heads
+    if x.shape[1] == 1:  # nothing changes places
+        return tf.reshape(x, [shape[0], heads, 1, size])
+    split = tf.reshape(x, [shape[0], shape[1], heads, size])  # [batch, queries, heads, head size]
     return tf.transpose(split, [0, 2, 1, 3])
 
 
@@ -22,6 +25,8 @@ def merge_heads(x: tf.Tensor) -> tf.Tensor:
     """[B, H, Q, Dh] -> [B, Q, H*Dh]."""
     shape = tf.shape(x)
     size = x.shape[1] * x.shape[3]
+    if x.shape[2] == 1:
+        return tf.reshape(x, [shape[0], 1, size])
     return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [shape[0], shape[2], size])  # [batch, queries, width]
 
 

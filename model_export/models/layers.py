@@ -19,11 +19,14 @@ MASKED = -1e9
 
 
 class Linear(keras.layers.Layer):
-    """``x @ kernel + bias`` over the last axis, for inputs [..., in_size] of any rank."""
+    """``x @ kernel^T + bias`` over the last axis, for inputs [..., in_size] of any rank.
+
+    The kernel is [out_size, in_size], as the embedding's table is: see ``_linear``.
+    """
 
     def __init__(self, in_size: int, out_size: int, **kwargs: object) -> None:
         super().__init__(**kwargs)
-        self.kernel = self.add_weight(shape=(in_size, out_size), initializer="glorot_uniform", name="kernel")
+        self.kernel = self.add_weight(shape=(out_size, in_size), initializer="glorot_uniform", name="kernel")
         self.bias = self.add_weight(shape=(out_size,), initializer="zeros", name="bias")
         self.built = True
 
@@ -75,23 +78,25 @@ class OutputProjection(keras.layers.Layer):
         super().__init__(**kwargs)
         self._tied = tied
         if tied is None:
-            self.kernel = self.add_weight(shape=(size, vocabulary_size), initializer="glorot_uniform", name="kernel")
+            self._kernel = self.add_weight(shape=(vocabulary_size, size), initializer="glorot_uniform", name="kernel")
         self.bias = self.add_weight(shape=(vocabulary_size,), initializer="zeros", name="bias")
         self.built = True
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[..., size] -> float32 [..., vocabulary_size]."""
-        if self._tied is None:
-            logits = _linear(x, self.kernel, self.bias)
-        else:
-            logits = _linear(x, self._tied.table, self.bias, transpose=True)
-        return tf.cast(logits, tf.float32)
+        kernel = self._kernel if self._tied is None else self._tied.table
+        return tf.cast(_linear(x, kernel, self.bias), tf.float32)
 
 
-def _linear(x: tf.Tensor, kernel: keras.Variable, bias: keras.Variable, transpose: bool = False) -> tf.Tensor:
-    """[..., in] -> [..., out] as one two-dimensional product, which CPUs do faster than a batched one."""
-    flat = tf.reshape(x, [-1, x.shape[-1]])
-    y = tf.matmul(flat, tf.convert_to_tensor(kernel), transpose_b=transpose)
+def _linear(x: tf.Tensor, kernel: keras.Variable, bias: keras.Variable) -> tf.Tensor:
+    """[..., in] times ``kernel`` [out, in] -> [..., out].
+
+    All leading axes are rows of one product in the form of a batch of one: for the few rows of a decode step,
+    TensorFlow's batched product over a transposed kernel takes two thirds of the time of its plain one; for many rows,
+    as long.
+    """
+    flat = tf.reshape(x, [1, -1, x.shape[-1]])
+    y = tf.matmul(flat, tf.convert_to_tensor(kernel)[tf.newaxis], transpose_b=True)[0]
     return _restore(tf.nn.bias_add(y, tf.convert_to_tensor(bias)), x)
 
 
