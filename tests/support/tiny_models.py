@@ -51,7 +51,8 @@ RNN = RnnConfig(
     num_layers=1,
 )
 
-_GAINS = {"transformer": 1.0, "rnn": 5.0}  # where answers depend on the source, and some end
+_DRAWS = {"transformer": (3, 1.0), "rnn": (1, 5.0)}
+"""Seed and gain with which answers depend on the source, and some end."""
 
 
 @lru_cache(maxsize=1)
@@ -60,18 +61,19 @@ def tiny_tokenizer() -> bytes:
     return train_sentencepiece(CORPUS * 4, VOCABULARY_SIZE, TokenizerConfig(character_coverage=1.0))
 
 
-def tiny_model(config: TransformerConfig | RnnConfig, seed: int = 1) -> TrainedModel:
+def tiny_model(config: TransformerConfig | RnnConfig) -> TrainedModel:
     """An untrained model that answers differently to every text, in letters, and ends some of its answers."""
     run = RunConfig.model_validate({"model": config, "limits": LIMITS})
     model = build_model(run.model, run.limits)
+    seed, gain = _DRAWS[config.architecture]
     generator = np.random.default_rng(seed)
     for weight in model.weights:
         if len(weight.shape) > 1:  # biases and scales stay as they are
             glorot = (2.0 / sum(weight.shape[-2:])) ** 0.5
-            weight.assign(generator.normal(0.0, _GAINS[config.architecture] * glorot, weight.shape))
-    (kernel,) = [weight for weight in model.weights if weight.shape == (config.hidden_size, VOCABULARY_SIZE)]
+            weight.assign(generator.normal(0.0, gain * glorot, weight.shape))
+    (kernel,) = [weight for weight in model.weights if weight.path == f"{config.architecture}/output/kernel"]
     kernel.assign(kernel * 8.0)  # fresh weights hardly prefer one token to another
-    (bias,) = [weight for weight in model.weights if weight.shape == (VOCABULARY_SIZE,)]
+    (bias,) = [weight for weight in model.weights if weight.path == f"{config.architecture}/output/bias"]
     bias.assign(_token_bias())
     return TrainedModel(
         config=run,
