@@ -228,7 +228,8 @@ def generate(
 
     with opened(model) as signature:
         answers = answers_of(signature, texts, options)
-        shown = track(answers, "generating", len(texts), console=progress_console, transient=True)
+        quiet = not progress_console.is_terminal  # a bar in a log is an empty line
+        shown = track(answers, "generating", len(texts), console=progress_console, transient=True, disable=quiet)
         for text, answer in zip(texts, shown, strict=True):
             _print_answer(text, answer, as_json)
 

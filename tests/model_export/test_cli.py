@@ -171,7 +171,7 @@ def test_inspect_tells_an_artifacts_manifest(artifact_root: Path) -> None:
     assert facts["signatures"] == sorted(manifest["signatures"])
     for key in ("model_name", "parameter_count", "limits", "tokenizer", "provenance"):
         assert facts[key] == manifest[key]
-    assert manifest["tokenizer"]["sha256"] in run("inspect", str(artifact)).stdout
+    assert re.search(rf"parameter_count +│ {manifest['parameter_count']:,} ", run("inspect", str(artifact)).stdout)
 
 
 # --- generate, export, verify -----------------------------------------------------------------------------------------
