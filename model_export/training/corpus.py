@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from model_export.config import RunConfig
-from model_export.text.data import EncodedPairs, TextPairs, encode_pairs, expand_files, read_pairs, split_pairs
+from model_export.text.data import (
+    DataError,
+    EncodedPairs,
+    TextPairs,
+    encode_pairs,
+    expand_files,
+    read_pairs,
+    split_pairs,
+)
 from model_export.text.tokenizers import SentencePieceTokenizer
 
 
@@ -54,13 +62,17 @@ def load_corpora(
     """Training and validation pairs: from files of their own, or split by ``config.data.valid_fraction``.
 
     Raises:
-        DataError: see ``read_pairs`` and ``split_pairs``.
+        DataError: one file on both sides; see ``read_pairs`` and ``split_pairs``.
     """
+    train_paths, valid_paths = expand_files(train_files), expand_files(valid_files or [])
+    for path in valid_paths:
+        if any(path.samefile(other) for other in train_paths):
+            raise DataError(f"{path} is among the training files too: validate on pairs that are not trained on")
     train = read_pairs(train_files, config.data.skip_malformed)
-    train_names = [path.name for path in expand_files(train_files)]
+    train_names = [path.name for path in train_paths]
     if valid_files:
         valid = read_pairs(valid_files, config.data.skip_malformed)
-        return train, valid, FileNames(train_names, [path.name for path in expand_files(valid_files)])
+        return train, valid, FileNames(train_names, [path.name for path in valid_paths])
     train, valid = split_pairs(train, config.data.valid_fraction, config.training.seed)
     return train, valid, FileNames(train_names, train_names)
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from model_export.text.data import TextPairs
+import pytest
+
+from model_export.text.data import DataError, TextPairs
 from model_export.text.tokenizers import SentencePieceTokenizer, train_sentencepiece
 from model_export.training.corpus import Corpus, load_corpora, pairs_sha256
 from tests.support.tiny_training import pairs, tiny_config, write_pairs
@@ -20,6 +22,14 @@ def test_files_of_their_own(tmp_path: Path) -> None:
     assert train.sources == [source for source, _ in rows[:8]]
     assert valid.targets == [target for _, target in rows[8:]]
     assert names == (["b.tsv", "a.tsv"], ["valid.tsv"])
+
+
+def test_a_file_on_both_sides_is_refused(tmp_path: Path) -> None:
+    write_pairs(tmp_path / "train.tsv", pairs(5))
+    valid_file = write_pairs(tmp_path / "valid.tsv", pairs(2))
+
+    with pytest.raises(DataError, match=r"valid\.tsv is among the training files too"):
+        load_corpora(tiny_config(), [str(tmp_path / "*.tsv")], [valid_file])
 
 
 def test_a_split_of_the_training_file(tmp_path: Path) -> None:
