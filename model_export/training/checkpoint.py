@@ -55,7 +55,7 @@ def load_checkpoint(path: Path, training: TrainingModel) -> Progress:
     variables = _variables(training)
     try:
         with safe_open(path, "numpy") as file:
-            arrays = [file.get_tensor(str(number)) for number in range(len(variables))]
+            arrays = [file.get_tensor(str(number)) for number in range(len(file.keys()))]
             progress = Progress(**json.loads(file.metadata()["progress"]))
     except (OSError, SafetensorError, KeyError) as error:
         raise TrainingError(f"{path} is no checkpoint of this run: {error}") from error
