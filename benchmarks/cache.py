@@ -96,10 +96,11 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--source", type=int, default=20, help="source tokens")
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=1, help="cores")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
 
-    tf.config.threading.set_intra_op_parallelism_threads(1)
+    tf.config.threading.set_intra_op_parallelism_threads(arguments.threads)
     keras.utils.set_random_seed(1)
     config = load_config("transformer")
     model = build_model(config.model, config.limits)
