@@ -18,7 +18,7 @@ Resolve = Callable[[str | None, int | None], ModelVersion]
 
 LONGEST_NAME: Final = 256
 _INT64_MAX: Final = 2**63 - 1
-_MILLISECONDS: Final = re.compile("0*[1-9][0-9]{0,9}")
+_MILLISECONDS: Final = re.compile("0*([1-9][0-9]{0,9})")
 
 
 def parse_generate(fields: Any, resolve: Resolve, settings: Settings) -> GenerationRequest:
@@ -70,9 +70,10 @@ def parse_timeout_ms(text: str | None) -> float | None:
     """The header ``X-Request-Timeout-Ms`` in seconds; None if there is none."""
     if text is None:
         return None
-    if not _MILLISECONDS.fullmatch(text.strip()):
+    digits = _MILLISECONDS.fullmatch(text.strip())
+    if not digits:
         raise InvalidRequest("X-Request-Timeout-Ms must be a whole number of milliseconds, at least 1, such as 5000")
-    return int(text) / 1000
+    return int(digits[1]) / 1000  # without the leading zeros: Python converts no more than 4300 digits
 
 
 def _resolve(fields: Mapping[str, Any], resolve: Resolve) -> ModelVersion:

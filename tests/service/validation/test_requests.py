@@ -144,7 +144,16 @@ def test_detokenize_refuses_what_are_no_ids(ids: Any) -> None:
         parse_detokenize({"ids": ids}, resolve, SETTINGS)
 
 
-@pytest.mark.parametrize(("text", "seconds"), [(None, None), ("1", 0.001), (" 5000 ", 5.0), ("0030", 0.03)])
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [
+        (None, None),
+        ("1", 0.001),
+        (" 5000 ", 5.0),
+        ("0030", 0.03),
+        pytest.param("0" * 5000 + "1", 0.001, id="more digits than Python converts"),
+    ],
+)
 def test_the_timeout_is_in_milliseconds(text: str | None, seconds: float | None) -> None:
     assert parse_timeout_ms(text) == seconds
 
