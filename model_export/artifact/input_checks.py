@@ -13,6 +13,7 @@ import tensorflow as tf
 from model_export.contract import OPTIONS, SUPPORTED_OPTIONS, Limits
 
 _HARMLESS = ("seed",)  # nothing is drawn as long as sampling is not supported
+_MOST_PENALTY = 10  # ``length ** length_penalty`` is neither 0 nor infinite in float32
 
 
 def require(condition: tf.Tensor, message: str, *values: tf.Tensor) -> tf.Operation:
@@ -97,6 +98,7 @@ def _beam_checks(options: Mapping[str, tf.Tensor], limits: Limits) -> list[tf.Op
 def _length_checks(options: Mapping[str, tf.Tensor], room: tf.Tensor, limits: Limits) -> list[tf.Operation]:
     most, least = options["max_new_tokens"], options["min_new_tokens"]
     prefix_lengths, longest = options["prefix_lengths"], limits.max_target_tokens
+    penalty = options["length_penalty"]
     return [
         require(tf.shape(options["prefix_ids"])[1] >= 1, "prefix_ids must have at least one column"),
         require(room >= 1, f"a prefix must be shorter than {longest} tokens:", prefix_lengths),
@@ -104,7 +106,9 @@ def _length_checks(options: Mapping[str, tf.Tensor], room: tf.Tensor, limits: Li
         require(most <= room, f"prefix_lengths + max_new_tokens must be at most {longest}:", prefix_lengths, most),
         require(least >= 0, "min_new_tokens must be 0 or more:", least),
         require(least <= most, "min_new_tokens must be at most max_new_tokens:", least, most),
-        require(tf.math.is_finite(options["length_penalty"]), "length_penalty must be finite"),
+        require(
+            tf.abs(penalty) <= _MOST_PENALTY, f"length_penalty must be {-_MOST_PENALTY}..{_MOST_PENALTY}:", penalty
+        ),
     ]
 
 

@@ -124,6 +124,7 @@ class ServingModule(tf.Module):
         size = self._tokenizer.vocabulary_size
         source_ids, source_lengths = check_ids(source_ids, source_lengths, size, prefix="source_")
         source_lengths = check_source_lengths(source_lengths, self._limits)
+        source_ids = source_ids[:, : tf.reduce_max(source_lengths)]  # padding costs nothing, nor exceeds the positions
         prefix_ids, prefix_lengths = check_ids(options["prefix_ids"], options["prefix_lengths"], size, prefix="prefix_")
         options = {**options, "prefix_ids": prefix_ids, "prefix_lengths": prefix_lengths}
         return source_ids, source_lengths, check_options(options, self._limits)

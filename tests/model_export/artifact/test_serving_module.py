@@ -140,6 +140,15 @@ def test_a_row_of_a_mixed_batch_is_answered_as_if_alone(signatures: Signatures, 
         assert_same(answer, alone)
 
 
+def test_padding_beyond_the_longest_source_is_ignored(signatures: Signatures) -> None:
+    row = Row("", (300, 301, EOS_ID))
+    narrow = generate_ids_inputs([row])
+    padding = [[0, 0], [0, LIMITS["max_source_tokens"]]]
+    wide = {**narrow, "source_ids": np.pad(narrow["source_ids"], padding, constant_values=-1)}
+    found, expected = (read_answers(signatures["generate_ids"](inputs), [row]) for inputs in (wide, narrow))
+    assert_same(found[0], expected[0])
+
+
 def test_outputs_hold_together(signatures: Signatures) -> None:
     rows = with_beams(MIXED, 3)
     outputs = signatures["generate"](generate_inputs(rows))
@@ -231,7 +240,8 @@ REFUSALS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     "a long prefix": (long_prefix, "a prefix must be shorter than 32 tokens:"),
     "min over max": (set_option("min_new_tokens", 21), "min_new_tokens must be at most max_new_tokens:"),
     "negative minimum": (set_option("min_new_tokens", -1), "min_new_tokens must be 0 or more:"),
-    "a length penalty that is no number": (set_option("length_penalty", np.nan), "length_penalty must be finite"),
+    "a length penalty that is no number": (set_option("length_penalty", np.nan), "length_penalty must be -10..10:"),
+    "a length penalty that overflows": (set_option("length_penalty", -200.0), "length_penalty must be -10..10:"),
     "no prefix column": (
         lambda inputs: inputs.update(prefix_ids=inputs["prefix_ids"][:, :0]),
         "prefix_ids must have at least one column",
