@@ -43,13 +43,11 @@ class TransformerStep:
         """See ``DecoderStep.start``."""
         memory, bias = self._model.encode(source_ids, source_lengths)
         projected = [layer.cross_attention.project_memory(memory) for layer in self._model.decoder_layers]
-        batch, heads = tf.shape(source_ids)[0], self._model.config.num_heads
-        empty = tf.zeros([batch, heads, 0, self._model.config.hidden_size // heads])
-        layers = len(projected)
+        # No two caches begin as the same tensor: a graph would make one buffer of them, and ``_write`` writes in place.
         return TransformerState(
-            keys=(empty,) * layers,
-            values=(empty,) * layers,
-            ancestors=tf.zeros([batch, beam_size, 0], tf.int32),
+            keys=tuple(key[:, :, :0] for key, _ in projected),
+            values=tuple(value[:, :, :0] for _, value in projected),
+            ancestors=tf.zeros([tf.shape(source_ids)[0], beam_size, 0], tf.int32),
             memory_keys=tuple(key for key, _ in projected),
             memory_values=tuple(value for _, value in projected),
             memory_bias=bias,

@@ -1,8 +1,9 @@
-"""What only the Transformer's cached step can get wrong: its table of positions ends."""
+"""What only the Transformer's cached step can get wrong: its table of positions ends, its caches share buffers."""
 
 from __future__ import annotations
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -53,3 +54,34 @@ def test_a_row_that_reached_the_last_position_waits_for_its_batch_mates(position
             step, source_ids[one], source_lengths[one], DecodingOptions(*(field[one] for field in options)), tokens
         )
         assert alone.ids[0, 0, :budget].numpy().tolist() == together.ids[row, 0, :budget].numpy().tolist()
+
+
+def test_caches_stay_apart_in_a_graph_without_a_loop() -> None:
+    """A graph that starts all caches from one empty tensor makes one buffer of them."""
+    config = TransformerConfig(
+        architecture="transformer",
+        vocabulary_size=20,
+        hidden_size=8,
+        num_heads=2,
+        feed_forward_size=8,
+        num_encoder_layers=1,
+        num_decoder_layers=2,
+    )
+    keras.utils.set_random_seed(1)
+    model = build_model(config, LimitsConfig())
+    step, target_ids = model.decoder_step(), tf.constant([[2, 7, 11]])
+
+    @tf.function(
+        autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)]
+    )
+    def cached(source_ids: tf.Tensor, source_lengths: tf.Tensor) -> tf.Tensor:
+        state = step.grow(step.start(source_ids, source_lengths, 1), tf.constant(3))
+        logits = []
+        for position in range(3):
+            found, state = step(target_ids[:, position : position + 1], tf.constant([position]), state)
+            logits.append(found)
+        return tf.concat(logits, axis=1)
+
+    source = {"source_ids": tf.constant([[4, 5, 3]]), "source_lengths": tf.constant([3])}
+    whole = model({**source, "target_ids": target_ids})
+    np.testing.assert_allclose(cached(**source), whole, atol=1e-5)
