@@ -32,6 +32,9 @@ from service.tokenization import SentencePieceTokenizer, Tokenizer
 
 INLINE_CHARACTERS: Final = 10_000
 """Longer work of the tokenizer is given to a thread, so that other requests go on; a thread costs some 0.1 ms."""
+MAX_TOKENIZED: Final = 100_000
+"""Tokens that one call of ``tokenize`` answers: normalization makes up to 18 characters of one, so that a body within
+its limits could ask for an answer of 100 MB."""
 
 T = TypeVar("T")
 
@@ -132,12 +135,16 @@ class Engine:
             )
 
     async def tokenize(self, request: TokenizeRequest) -> list[Tokenization]:
-        """Ids and pieces of every text. Raises ModelNotFound, BackendUnavailable, Draining."""
+        """Ids and pieces of every text.
+
+        Raises:
+            InvalidRequest: there are more than ``MAX_TOKENIZED``.
+            ModelNotFound, BackendUnavailable, Draining.
+        """
         with self._accepted():
             _, tokenizer = self._parts(self.resolve(request.model, request.version))
             characters = sum(map(len, request.inputs))
-            sequences = await off_loop_if_long(characters, lambda: tokenizer.encode(request.inputs))
-            return [Tokenization(tuple(ids), tuple(tokenizer.pieces(ids))) for ids in sequences]
+            return await off_loop_if_long(characters, lambda: _tokenize(request.inputs, tokenizer))
 
     async def detokenize(self, request: DetokenizeRequest) -> list[str]:
         """The text of every sequence of ids. Raises ModelNotFound, BackendUnavailable, Draining."""
@@ -204,6 +211,22 @@ class Engine:
             queue_time.observe(result.queue_s)
             first_token.observe(total_s)
             telemetry.request_success.labels(model, output.hypotheses[0].finish_reason.value).inc()
+
+
+def _tokenize(texts: Sequence[str], tokenizer: Tokenizer) -> list[Tokenization]:
+    """Ids and pieces of every text; InvalidRequest if there are more than ``MAX_TOKENIZED`` of them."""
+    sequences: list[list[int]] = []
+    tokens = 0
+    for text in texts:
+        (ids,) = tokenizer.encode([text])
+        tokens += len(ids)
+        if tokens <= MAX_TOKENIZED:  # beyond, they are counted only: all at once they would take much memory
+            sequences.append(ids)
+    if tokens > MAX_TOKENIZED:
+        raise InvalidRequest(
+            f"'inputs' have {tokens} tokens, and one call takes at most {MAX_TOKENIZED}: send fewer or shorter texts"
+        )
+    return [Tokenization(tuple(ids), tuple(tokenizer.pieces(ids))) for ids in sequences]
 
 
 async def off_loop_if_long(size: int, work: Callable[[], T]) -> T:

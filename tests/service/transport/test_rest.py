@@ -94,6 +94,34 @@ def test_tokens_are_those_the_model_reads_and_make_the_text_again():
     assert texts.json()["texts"] == ["the word", "é"]
 
 
+def test_texts_that_normalization_makes_very_long_are_refused_and_hold_nobody_up():
+    """U+FDFA is 3 bytes of a body and becomes 18 characters."""
+    lags = []
+
+    async def watch():
+        loop = asyncio.get_running_loop()
+        while True:
+            started = loop.time()
+            await asyncio.sleep(0.01)
+            lags.append(loop.time() - started)
+
+    async def scenario():
+        async with rest_server() as server:
+            watching = asyncio.create_task(watch())
+            response = await server.client.post("/v1/tokenize", content=json.dumps(body, ensure_ascii=False).encode())
+            watching.cancel()
+            return response
+
+    body = {"inputs": ["\ufdfa" * 99_999] * 3}
+    response = asyncio.run(scenario())
+    assert error_of(response) == (422, "validation")
+    assert re.fullmatch(
+        r"'inputs' have \d{7} tokens, and one call takes at most 100000: send fewer or shorter texts",
+        response.json()["error"],
+    )
+    assert max(lags) < 2
+
+
 def test_models_are_told_with_their_versions_and_limits():
     async def scenario():
         async with rest_server(ScriptedBackend({"b": [1, 3], "a": [2]})) as server:
