@@ -177,7 +177,7 @@ class TrainingConfig(Config):
     monitor: Literal["loss", "accuracy", "bleu", "chrf"] = "loss"
     """The validation metric of early stopping and of ``average: best``; the last two decode after every epoch."""
     patience: PositiveInt | None = None
-    """Stop after this many epochs without a better ``monitor``."""
+    """Stop after this many epochs without a better ``monitor``; ``average: best`` then ends with the best weights."""
     average: Literal["last", "best"] = "last"
     """Which epochs' weights are averaged into the final ones."""
     average_epochs: PositiveInt = 1

@@ -46,14 +46,14 @@ class TrainedModel:
 
 
 def save_trained_model(path: Path, trained: TrainedModel, dtype: StorageDtype = "float32") -> None:
-    """Write the folder; files of an earlier model are replaced."""
+    """Write the folder; files of an earlier model are replaced. The report comes last, and whole: it ends a run."""
     path.mkdir(parents=True, exist_ok=True)
     (path / CONFIG_FILE).write_text(trained.config.to_yaml(), encoding="utf-8")
     (path / TOKENIZER_FILE).write_bytes(trained.tokenizer)
     save_weights(path / WEIGHTS_FILE, trained.model, dtype)
     (path / SAMPLES_FILE).write_text("".join(f"{line}\n" for line in trained.samples), encoding="utf-8")
     report = json.dumps(trained.report, ensure_ascii=False, indent=1)
-    (path / REPORT_FILE).write_text(report + "\n", encoding="utf-8")
+    _write_whole(path / REPORT_FILE, (report + "\n").encode("utf-8"))
 
 
 def load_trained_model(path: Path) -> TrainedModel:
@@ -73,7 +73,7 @@ def load_trained_model(path: Path) -> TrainedModel:
         config=config,
         tokenizer=(path / TOKENIZER_FILE).read_bytes(),
         model=model,
-        samples=(path / SAMPLES_FILE).read_text(encoding="utf-8").split("\n")[:-1],
+        samples=(path / SAMPLES_FILE).read_bytes().decode("utf-8").split("\n")[:-1],
         report=json.loads((path / REPORT_FILE).read_text(encoding="utf-8")),
     )
 
@@ -83,8 +83,13 @@ def save_weights(path: Path, model: keras.Model, dtype: StorageDtype = "float32"
     arrays = {weight.path: weight.numpy().astype(dtype) for weight in model.weights}
     if len(arrays) != len(model.weights):
         raise RuntimeError(f"{model.name}: two weights share one path")
+    _write_whole(path, save(arrays))
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """All of it or nothing, whenever the process is killed."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_bytes(save(arrays))
+    partial.write_bytes(data)
     partial.replace(path)
 
 

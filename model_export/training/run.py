@@ -99,14 +99,14 @@ def open_run(
 
 def _check_folder(config: RunConfig, out: Path, resume: bool) -> None:
     has_run = (out / CONFIG_FILE).is_file()
+    if (out / REPORT_FILE).is_file():
+        raise TrainingError(f"the run in {out} is finished: choose another folder")
     if not resume:
         if has_run:
             raise TrainingError(f"{out} holds a run already: --resume goes on with it, or choose another folder")
         return
     if not has_run:
         raise TrainingError(f"{out} holds no run to resume")
-    if (out / REPORT_FILE).is_file():
-        raise TrainingError(f"the run in {out} is finished")
     before, now = load_config(str(out / CONFIG_FILE)).model_dump(), config.model_dump()
     if before != now:
         differing = ", ".join(key for key in now if before[key] != now[key])
