@@ -51,7 +51,8 @@ class HttpServer(uvicorn.Server):
 class TimedProtocol(HttpToolsProtocol):
     """Closes a connection whose request does not arrive: its headers in time and in size, then its body in time.
 
-    Between requests uvicorn's own keep-alive timer runs.
+    While a request that has arrived is answered nothing is due, whatever else the client sends: that has its turn after
+    the answer. Between requests uvicorn's own keep-alive timer runs.
     """
 
     def __init__(self, *args: Any, header_timeout_s: float, body_timeout_s: float, **kwargs: Any) -> None:
@@ -60,7 +61,10 @@ class TimedProtocol(HttpToolsProtocol):
         self._body_timeout_s = body_timeout_s
         self._timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
+        self._in_headers = False
         self._in_body = False
+        self._unanswered = 0  # requests of which at least the headers are here
+        self._refusal: str | None = None  # of what came after them
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first request's headers are due."""
@@ -74,26 +78,62 @@ class TimedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Bytes of headers or of a body."""
+        if self._refusal is not None:
+            return
         if not self._in_body:
             self._header_bytes += len(data)
-            if self._timer is None:
+            if self._timer is None and not self._unanswered:
                 self._arm(self._header_timeout_s)
         super().data_received(data)
         if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
             self.send_400_response("The request's headers are too large.")
 
+    def send_400_response(self, msg: str) -> None:
+        """Refuse what came and close, but not in the middle of an answer to what came before."""
+        if self._answering:
+            self._refusal = msg
+        else:
+            super().send_400_response(msg)
+
+    def on_message_begin(self) -> None:
+        """The first byte of a request is here."""
+        self._in_headers = True
+        super().on_message_begin()
+
     def on_headers_complete(self) -> None:
-        """The body is due."""
+        """The body is due, or will be once earlier requests are answered: until then it may not be read."""
+        super().on_headers_complete()
+        self._in_headers = False
         self._in_body = True
         self._header_bytes = 0
-        self._arm(self._body_timeout_s)
-        super().on_headers_complete()
+        self._unanswered += 1
+        if self._unanswered == 1:
+            self._arm(self._body_timeout_s)
 
     def on_message_complete(self) -> None:
         """The request is here."""
         self._in_body = False
         self._disarm()
         super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """It is the turn of what came during the answer."""
+        self._unanswered -= 1
+        if self._refusal is not None and not self._answering and not self.transport.is_closing():
+            super().send_400_response(self._refusal)
+        super().on_response_complete()
+        if self.transport.is_closing():
+            return
+        if self._in_headers and not self._unanswered:
+            self._unset_keepalive_if_required()
+            self._arm(self._header_timeout_s)
+        elif self._in_body and self._unanswered == 1:
+            self._arm(self._body_timeout_s)
+
+    @property
+    def _answering(self) -> bool:
+        """Whether an answer is on its way, or due to a request that is here as a whole."""
+        return self._unanswered > int(self._in_body and not self.cycle.response_started)
 
     def _arm(self, seconds: float) -> None:
         self._disarm()
