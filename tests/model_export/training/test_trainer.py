@@ -195,10 +195,14 @@ def test_a_run_that_was_killed_and_then_interrupted_ends_as_if_it_had_never_stop
 
 
 def test_a_folder_with_a_run_is_not_overwritten(folder: Path, whole: TrainedModel) -> None:
+    for resume in (False, True):
+        with pytest.raises(TrainingError, match="is finished: choose another folder"):
+            run(folder, "whole", resume=resume)
+
+    (folder / "unfinished").mkdir()
+    (folder / "unfinished" / "config.yaml").write_text(whole.config.to_yaml(), encoding="utf-8")
     with pytest.raises(TrainingError, match="holds a run already: --resume goes on"):
-        run(folder, "whole")
-    with pytest.raises(TrainingError, match="is finished"):
-        run(folder, "whole", resume=True)
+        run(folder, "unfinished")
 
 
 def test_nothing_to_resume(folder: Path) -> None:
