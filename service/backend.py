@@ -61,7 +61,7 @@ class Backend(Protocol):
         ...
 
     async def close(self) -> None:
-        """Let running calls end and free everything."""
+        """End running calls soon, those of models with BackendUnavailable, and free everything."""
         ...
 
     def versions(self) -> Sequence[ModelVersion]:

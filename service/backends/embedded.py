@@ -76,9 +76,10 @@ class EmbeddedBackend:
     async def close(self) -> None:
         """As in ``Backend``."""
         self._closed = True
+        # Sessions first: that ends their runs, which nobody waits for any more but which may have minutes to go.
+        await asyncio.to_thread(self._close_models)
         await asyncio.to_thread(self._executor.shutdown)
-        for model in self._models.values():
-            model.close()
+        self._close_models()  # one that became ready meanwhile
         self._models.clear()
 
     def versions(self) -> Sequence[ModelVersion]:
@@ -93,6 +94,10 @@ class EmbeddedBackend:
         if model is None:
             raise ModelNotFound(f"no version {version} of a model {name!r} is ready")
         return await self._run(model, signature, inputs, timeout_s)
+
+    def _close_models(self) -> None:
+        for model in list(self._models.values()):
+            model.close()
 
     async def _run(
         self, model: SavedModel, signature: str, inputs: Arrays, timeout_s: float | None = None

@@ -164,10 +164,10 @@ class Engine:
         return True
 
     async def close(self) -> None:
-        """Answer what is left with Draining and close the backend."""
+        """Answer what is left with Draining and close the backend, which ends the batches that still run."""
         await self.drain(0.0)
-        await self._batcher.close()
         await self._backend.close()
+        await self._batcher.close()
 
     @contextmanager
     def _accepted(self) -> Iterator[None]:

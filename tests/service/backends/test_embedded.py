@@ -5,6 +5,7 @@ import json
 import logging
 import re
 import shutil
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -179,6 +180,35 @@ def test_refusals_are_logged_with_their_reason(root, tmp_path, caplog, monkeypat
     (record,) = caplog.records
     assert (record.levelname, record.message) == ("ERROR", "model version refused")
     assert record.fields == {"model_name": "broken", "model_version": 1, "reason": "saved_model.pb is missing"}
+
+
+class _EndlessModel:
+    """In place of a SavedModel: a run lasts until the session is closed."""
+
+    def __init__(self):
+        self.running, self.closed = threading.Event(), threading.Event()
+
+    def run(self, signature, inputs, deadline):
+        self.running.set()
+        assert self.closed.wait(20)
+        raise BackendUnavailable("the model was unloaded while it ran")
+
+    def close(self):
+        self.closed.set()
+
+
+def test_closing_does_not_wait_for_runs_to_finish(tmp_path):
+    async def scenario():
+        backend = EmbeddedBackend(tmp_path, slots=1, intra_op_threads=1, max_batch_rows=1)
+        model = backend._models["endless", 1] = _EndlessModel()
+        inputs = {"unused": np.array([b""], object)}
+        running = asyncio.create_task(backend.predict("endless", 1, "describe", inputs, 60.0))
+        assert await asyncio.to_thread(model.running.wait, 5)
+        await asyncio.wait_for(backend.close(), 5)
+        with pytest.raises(BackendUnavailable, match="while it ran"):
+            await running
+
+    asyncio.run(scenario())
 
 
 def test_a_closed_backend_refuses_calls(root):

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -41,6 +43,22 @@ def test_a_session_runs_what_it_has_and_nothing_once_closed(tmp_path):
     model.close()
     with pytest.raises(BackendUnavailable):
         model.run("double", inputs)
+
+
+def test_closing_a_session_ends_its_runs(tmp_path):
+    import tensorflow as tf
+
+    count = tf.function(lambda x: {"y": tf.while_loop(lambda y: y < 1e30, lambda y: (y + 1.0,), (x,))[0]})
+    signature = count.get_concrete_function(x=tf.TensorSpec([], tf.float64))
+    tf.saved_model.save(tf.Module(), str(tmp_path), signatures={"count": signature})
+    model = SavedModel(tmp_path, intra_op_threads=1, inter_op_threads=1)
+    with ThreadPoolExecutor(1) as threads:
+        running = threads.submit(model.run, "count", {"x": np.array(0.0)}, time.monotonic() + 60)
+        time.sleep(0.5)
+        assert not running.done()
+        model.close()
+        with pytest.raises(BackendUnavailable):
+            running.result(timeout=5)
 
 
 def test_tensorflow_is_imported_without_a_word():

@@ -184,6 +184,31 @@ def test_what_a_drain_leaves_is_told_so() -> None:
     run(test, ScriptedBackend(slots=1, delay_s=0.1))
 
 
+def test_closing_does_not_wait_for_a_batch_that_nobody_waits_for() -> None:
+    class Endless(ScriptedBackend):
+        """Its runs last until it is closed."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._closing = asyncio.Event()
+
+        async def predict(self, *_: Any, **__: Any) -> Any:
+            await self._closing.wait()
+            raise BackendUnavailable("the model was unloaded while it ran")
+
+        async def close(self) -> None:
+            self._closing.set()
+
+    async def test(engine: Engine) -> None:
+        task = generate(engine, "the word")
+        await asyncio.sleep(0.01)
+        await asyncio.wait_for(engine.close(), 5)
+        with pytest.raises(Draining):
+            await task
+
+    run(test, Endless())
+
+
 def test_an_idle_engine_drains_at_once() -> None:
     async def test(engine: Engine) -> None:
         assert await engine.drain(0.0)
