@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack
@@ -216,9 +217,16 @@ def generate(
                 call = stack.enter_context(in_process(Settings(**_given({"models_folder": models})), timeout_s))
         progress = stack.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
         task = progress.add_task("generating", total=len(texts) if texts else None)
+        first = 0
         for batch in _batches(texts or _lines()):
-            _print_outputs(call({**request, "inputs": batch}), batch, as_json)
+            try:
+                response = call({**request, "inputs": batch})
+            except ServiceError as error:
+                error.args = (_counted_from(first, error.message),)
+                raise
+            _print_outputs(response, batch, as_json)
             progress.advance(task, len(batch))
+            first += len(batch)
 
 
 def _given(options: dict[str, Any]) -> dict[str, Any]:
@@ -226,7 +234,12 @@ def _given(options: dict[str, Any]) -> dict[str, Any]:
 
 
 def _lines() -> Iterator[str]:
-    return (line.removesuffix("\n") for line in sys.stdin)
+    return (line.removesuffix("\n").removesuffix("\r") for line in sys.stdin)
+
+
+def _counted_from(first: int, message: str) -> str:
+    """What is wrong with a text of a call, named by its place among the texts of all calls."""
+    return re.sub(r"^'inputs\[(\d+)\]'", lambda found: f"'inputs[{first + int(found[1])}]'", message)
 
 
 def _batches(texts: Iterable[str]) -> Iterator[list[str]]:

@@ -114,6 +114,17 @@ def test_lines_of_standard_input_keep_their_order(address):
     assert ran.stdout.splitlines() == lines
 
 
+def test_lines_may_end_as_on_windows(address):
+    ran = malgil("generate", "--url", address, "--json", stdin="the word\r\nno\r\n")
+    assert [json.loads(line)["input"] for line in ran.stdout.splitlines()] == ["the word", "no"]
+
+
+def test_a_wrong_line_is_named_by_its_place_among_all(address):
+    ran = malgil("generate", "--url", address, stdin="word\n" * 70 + "\n")
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("error: 'inputs[70]' ")
+
+
 def test_options_reach_the_model_and_json_has_everything(address):
     options = ["--beam-size", "3", "--num-hypotheses", "2", "--max-new-tokens", "2", "--details", "--json"]
     ran = malgil("generate", "--url", address, *options, "the word says no")
