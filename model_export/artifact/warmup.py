@@ -25,8 +25,8 @@ BEAM_SIZES: Final = (1, 4)
 _MAX_NEW_TOKENS = 16  # as many passes through the loop as kernels need
 
 
-def write_warmup_records(artifact: Path, model_name: str, rows: Sequence[Row], limits: Limits) -> int:
-    """Write ``assets.extra/tf_serving_warmup_requests``; returns the number of records.
+def write_warmup_records(artifact: Path, model_name: str, rows: Sequence[Row], limits: Limits) -> None:
+    """Write ``assets.extra/tf_serving_warmup_requests``.
 
     Args:
         artifact: the folder of the version.
@@ -36,12 +36,9 @@ def write_warmup_records(artifact: Path, model_name: str, rows: Sequence[Row], l
     """
     path = artifact / WARMUP_RECORDS
     path.parent.mkdir(exist_ok=True)
-    count = 0
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, inputs in warmup_calls(rows, limits):
             writer.write(_record(model_name, signature, inputs))
-            count += 1
-    return count
 
 
 def warmup_calls(rows: Sequence[Row], limits: Limits) -> Iterator[tuple[str, Arrays]]:

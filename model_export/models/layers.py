@@ -4,7 +4,7 @@ Weights exist once a layer is constructed (no lazy ``build``), so that a layer's
 the teacher-forced pass and the decode step use the same layers differently. Composite layers construct their parts
 inside ``keras.name_scope(self.name)``, which makes every variable's path unique: the key it is stored under.
 
-``Linear`` is the one place where the models multiply by a weight matrix.
+``_linear`` is the one place where a model multiplies by a weight matrix; the recurrent cells are Keras's own.
 """
 
 from __future__ import annotations

@@ -12,22 +12,22 @@ from model_export.decoding import DecodingOptions, TokenIds, greedy_search
 from model_export.models import build_model
 
 LIMIT = 12
+CONFIG = TransformerConfig(
+    architecture="transformer",
+    vocabulary_size=20,
+    hidden_size=8,
+    num_heads=2,
+    feed_forward_size=8,
+    num_encoder_layers=1,
+    num_decoder_layers=1,
+)
 PREFIX = 9  # the row is done after 3 tokens, in the middle of a chunk of the loop
 
 
 @pytest.mark.parametrize("positions", ["sinusoidal", "learned"])
 def test_a_row_that_reached_the_last_position_waits_for_its_batch_mates(positions: str) -> None:
     """Row 0 begins ``PREFIX`` positions late and is done, at the end of the table, while row 1 goes on."""
-    config = TransformerConfig(
-        architecture="transformer",
-        vocabulary_size=20,
-        hidden_size=8,
-        num_heads=2,
-        feed_forward_size=8,
-        num_encoder_layers=1,
-        num_decoder_layers=1,
-        positions=positions,
-    )
+    config = CONFIG.model_copy(update={"positions": positions})
     limits = LimitsConfig(
         max_source_tokens=LIMIT, max_target_tokens=LIMIT, max_beam_size=1, default_max_new_tokens=LIMIT
     )
@@ -58,17 +58,8 @@ def test_a_row_that_reached_the_last_position_waits_for_its_batch_mates(position
 
 def test_caches_stay_apart_in_a_graph_without_a_loop() -> None:
     """A graph that starts all caches from one empty tensor makes one buffer of them."""
-    config = TransformerConfig(
-        architecture="transformer",
-        vocabulary_size=20,
-        hidden_size=8,
-        num_heads=2,
-        feed_forward_size=8,
-        num_encoder_layers=1,
-        num_decoder_layers=2,
-    )
     keras.utils.set_random_seed(1)
-    model = build_model(config, LimitsConfig())
+    model = build_model(CONFIG.model_copy(update={"num_decoder_layers": 2}), LimitsConfig())
     step, target_ids = model.decoder_step(), tf.constant([[2, 7, 11]])
 
     @tf.function(
