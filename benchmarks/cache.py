@@ -105,6 +105,7 @@ def main() -> None:
     config = load_config("transformer")
     model = build_model(config.model, config.limits)
     assert isinstance(model, Transformer)
+    model.pack()
     source = tf.constant(np.random.default_rng(0).integers(4, 8000, [arguments.batch, arguments.source]), tf.int32)
     steps = {
         "without cache": UncachedStep(model, last_logits_only=False),

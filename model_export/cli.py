@@ -10,10 +10,10 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console
-from rich.progress import track
 
 from model_export.console import Debug, one_line_errors, progress_console
 from model_export.startup import load_tensorflow
+from model_export.text.progress import shown
 
 app = typer.Typer(
     name="malgil-export",
@@ -117,6 +117,9 @@ def export(
     model_version: Annotated[
         int | None, typer.Option("--version", min=1, help="The version; the next free integer by default.")
     ] = None,
+    ids_only: Annotated[
+        bool, typer.Option("--ids-only", help="No TF Text in the graph, for servers without it; Malgil tokenizes.")
+    ] = False,
     debug: Debug = False,
 ) -> None:
     """Export a trained model to ROOT/NAME/VERSION, a SavedModel for TF Serving and `malgil serve`.
@@ -132,9 +135,10 @@ def export(
     from model_export.export import export_model
     from model_export.trained_model import load_trained_model
 
-    with progress_console.status("loading") as status:
+    with shown(progress_console) as on_progress:
+        on_progress("reading the model", 0, 0)
         trained = load_trained_model(model)
-        artifact = export_model(trained, to, name or model.resolve().name, model_version, status.update)
+        artifact = export_model(trained, to, name or model.resolve().name, model_version, on_progress, ids_only)
     typer.echo(f"{artifact}")
 
 
@@ -150,8 +154,8 @@ def verify(artifact: Annotated[Path, ExistingFolder], debug: Debug = False) -> N
     load_tensorflow()
     from model_export.verify import verify as verify_artifact
 
-    with progress_console.status("replaying the certificate"):
-        report = verify_artifact(artifact)
+    with shown(progress_console) as on_progress:
+        report = verify_artifact(artifact, on_progress)
     for difference in report.differences:
         typer.echo(f"{difference}", err=True)
     outcome = "as certified" if report.passed else f"{len(report.differences)} differences"
@@ -184,8 +188,8 @@ def inspect(
     from model_export.inspection import fact_tables
     from model_export.inspection import inspect as inspect_target
 
-    with progress_console.status("building the model"):
-        facts = inspect_target(target)
+    with shown(progress_console) as on_progress:
+        facts = inspect_target(target, on_progress)
     if as_json:
         typer.echo(json.dumps(facts, ensure_ascii=False, indent=2))
     else:
@@ -214,7 +218,7 @@ def generate(
     """
     if num_hypotheses > beam_size:
         raise typer.BadParameter(f"it is at most --beam-size, {beam_size}", param_hint="'--num-hypotheses'")
-    texts = texts or [line.removesuffix("\n") for line in sys.stdin]
+    texts = texts or _read_lines()
     options: dict[str, bool | int | float] = {
         "beam_size": beam_size,
         "num_hypotheses": num_hypotheses,
@@ -226,12 +230,17 @@ def generate(
     from model_export.generation import generate as answers_of
     from model_export.generation import opened
 
-    with opened(model) as signature:
-        answers = answers_of(signature, texts, options)
-        quiet = not progress_console.is_terminal  # a bar in a log is an empty line
-        shown = track(answers, "generating", len(texts), console=progress_console, transient=True, disable=quiet)
-        for text, answer in zip(texts, shown, strict=True):
-            _print_answer(text, answer, as_json)
+    with shown(progress_console) as on_progress:
+        on_progress("reading the model", 0, 0)
+        with opened(model) as signature:
+            for text, answer in zip(texts, answers_of(signature, texts, options, on_progress), strict=True):
+                _print_answer(text, answer, as_json)
+
+
+def _read_lines() -> list[str]:
+    """Those of standard input, without the byte order mark that some editors write."""
+    lines = [line.removesuffix("\n") for line in sys.stdin]
+    return [line.removeprefix("\ufeff") for line in lines[:1]] + lines[1:]
 
 
 def _print_answer(text: str, answer: Any, as_json: bool) -> None:

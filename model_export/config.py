@@ -171,9 +171,6 @@ class TrainingConfig(Config):
     """Most tokens of one batch, padding included, on the source side and on the target side each."""
     label_smoothing: Dropout = 0.1
     """Szegedy et al. 2016, https://arxiv.org/abs/1512.00567; spread evenly over the whole vocabulary."""
-    r_drop: Annotated[float, Field(ge=0.0)] = 0.0
-    """Weight of the symmetric divergence between two dropout passes (Liang et al. 2021,
-    https://arxiv.org/abs/2106.14448); above 0 every batch is run twice."""
     monitor: Literal["loss", "accuracy", "bleu", "chrf"] = "loss"
     """The validation metric of early stopping and of ``average: best``; the last two decode after every epoch."""
     patience: PositiveInt | None = None

@@ -130,11 +130,14 @@ SIGNATURES: Final[Mapping[str, SignatureSpec]] = {
         outputs={"manifest": TensorSpec("string", (1,)), "tokenizer": TensorSpec("string", (1,))},
     ),
 }
-"""Every signature an artifact has, with its exact names, dtypes and shapes.
+"""Every signature an artifact may have, with its exact names, dtypes and shapes; it has all or those of ``IDS_ONLY``.
 
 ``ids``, ``lengths``, ``scores`` and ``token_log_probs`` speak of the *new* tokens (EOS included, a forced prefix not);
 ``sentences`` begin with the prefix, because only whole token sequences detokenize correctly.
 """
+
+IDS_ONLY: Final = ("generate_ids", "describe")
+"""Signatures of an artifact without a tokenizer in its graph, for servers that lack TF Text: its callers tokenize."""
 
 SUPPORTED_OPTIONS: Final = (
     "beam_size",

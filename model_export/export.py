@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import tensorflow as tf
 
-from model_export.artifact.calls import on_arrays
+from model_export.artifact.calls import Signature, on_arrays
 from model_export.artifact.golden_texts import golden_texts
 from model_export.artifact.goldens import LOGIT_NOISE, NoisyStep, make_certificate, plain_rows
-from model_export.artifact.reloaded import read_meta_graph, required_ops
+from model_export.artifact.goldens import STAGE as CERTIFYING
+from model_export.artifact.reloaded import quick_first_calls, read_meta_graph, required_ops
 from model_export.artifact.serving_module import FRAMING, SPECIAL_IDS, ServingModule
 from model_export.artifact.versions import model_folder, publish, staging_folder
 from model_export.artifact.warmup import write_warmup_records
 from model_export.config import UserError
 from model_export.contract import (
     ASSETS_FOLDER,
+    IDS_ONLY,
     MANIFEST_ASSET,
     SIGNATURES,
     SUPPORTED_OPTIONS,
@@ -29,12 +31,14 @@ from model_export.contract import (
     TokenizerInfo,
     sha256,
 )
+from model_export.text.progress import OnProgress, silent
 from model_export.text.tokenizers import SentencePieceTokenizer
 from model_export.trained_model import TrainedModel
+from model_export.verify import STAGE as VERIFYING
 from model_export.verify import verify
 
-STAGES: Final = ("tracing the graph", "making the certificate", "saving", "verifying")
-"""What ``export_model`` tells its ``progress``, in this order."""
+STAGES: Final = ("tracing the graph", CERTIFYING, "saving", VERIFYING)
+"""What ``export_model`` tells its ``on_progress``, in this order."""
 
 
 class ExportError(UserError):
@@ -46,7 +50,8 @@ def export_model(
     root: Path,
     name: str,
     version: int | None = None,
-    progress: Callable[[str], None] = lambda stage: None,
+    on_progress: OnProgress = silent,
+    ids_only: bool = False,
 ) -> Path:
     """Write one version of a model; returns its folder.
 
@@ -54,11 +59,12 @@ def export_model(
     sees the whole version or none.
 
     Args:
-        trained: what to export.
+        trained: what to export; its model is packed for decoding.
         root: the folder of all models.
         name: the model's; letters, digits, ``.``, ``_`` and ``-``.
         version: 1 or more; the next free integer when not given.
-        progress: called at the start of each of ``STAGES``.
+        on_progress: called in each of ``STAGES``.
+        ids_only: leave out the signatures that take or give texts, and with them TF Text, which not every server has.
 
     Raises:
         VersionError: the name or version cannot be used.
@@ -66,42 +72,55 @@ def export_model(
         GoldenError: the model's answers are not robust enough to certify.
     """
     folder = model_folder(root, name, version)
-    with staging_folder(folder) as staging:
-        _write_artifact(trained, staging, name, progress)
-        progress(STAGES[3])
-        report = verify(staging)
+    with staging_folder(folder) as staging, quick_first_calls():
+        _write_artifact(trained, staging, name, on_progress, IDS_ONLY if ids_only else tuple(SIGNATURES))
+        report = verify(staging, on_progress)
         if not report.passed:
             shown = "; ".join(str(difference) for difference in report.differences[:3])
             raise ExportError(f"the exported graph differs in {len(report.differences)} places: {shown}")
         return publish(staging, folder, version)
 
 
-def _write_artifact(trained: TrainedModel, staging: Path, name: str, progress: Callable[[str], None]) -> None:
+def _write_artifact(
+    trained: TrainedModel, staging: Path, name: str, on_progress: OnProgress, signatures: Sequence[str]
+) -> None:
     limits = Limits(**trained.config.limits.model_dump())
     tokenizer = SentencePieceTokenizer(trained.tokenizer)
-    manifest = _manifest(trained, name, limits, tokenizer)
+    manifest = _manifest(trained, name, limits, tokenizer, signatures)
     with tempfile.TemporaryDirectory() as scratch:
         assets = Path(scratch)
         (assets / TOKENIZER_ASSET).write_bytes(trained.tokenizer)
         (assets / MANIFEST_ASSET).write_text(manifest.to_json(), encoding="utf-8")
-        weights = [weight.value for weight in trained.model.weights]
+        weights = trained.model.pack()
         step = trained.model.decoder_step()
-        progress(STAGES[0])
         module = ServingModule(step, weights, tokenizer, limits, assets)
         noisy = ServingModule(NoisyStep(step, LOGIT_NOISE), weights, tokenizer, limits, assets)
-        live = {signature: on_arrays(function) for signature, function in module.functions.items()}
-        noisy_answers = on_arrays(noisy.functions["generate_ids"])
-        progress(STAGES[1])
+        live, noisy_answers = _traced(module, noisy, on_progress)
         texts = golden_texts(trained.samples, tokenizer)
-        certificate = make_certificate(live, noisy_answers, texts, limits)
-        progress(STAGES[2])
-        tf.saved_model.save(module, str(staging), signatures=dict(module.functions))
+        certificate = make_certificate(live, noisy_answers, texts, limits, on_progress)
+        on_progress(STAGES[2], 0, 0)
+        saved = module if "tokenize" in signatures else module.without_tokenizer()
+        tf.saved_model.save(saved, str(staging), signatures={key: module.functions[key] for key in signatures})
     manifest = replace(manifest, required_ops=required_ops(read_meta_graph(staging)), certificate=certificate)
     (staging / ASSETS_FOLDER / MANIFEST_ASSET).write_text(manifest.to_json(), encoding="utf-8")
-    write_warmup_records(staging, name, plain_rows(live["tokenize"], texts.samples, limits), limits)
+    write_warmup_records(staging, plain_rows(live["tokenize"], texts.samples, limits), manifest)
 
 
-def _manifest(trained: TrainedModel, name: str, limits: Limits, tokenizer: SentencePieceTokenizer) -> Manifest:
+def _traced(
+    module: ServingModule, noisy: ServingModule, on_progress: OnProgress
+) -> tuple[dict[str, Signature], Signature]:
+    """Every signature of ``module``, and ``generate_ids`` of ``noisy``."""
+    live: dict[str, Signature] = {}
+    for name in module.functions:
+        on_progress(STAGES[0], len(live), len(module.functions) + 1)
+        live[name] = on_arrays(module.functions[name])
+    on_progress(STAGES[0], len(live), len(module.functions) + 1)
+    return live, on_arrays(noisy.functions["generate_ids"])
+
+
+def _manifest(
+    trained: TrainedModel, name: str, limits: Limits, tokenizer: SentencePieceTokenizer, signatures: Sequence[str]
+) -> Manifest:
     """All that is known before the graph is saved."""
     return Manifest(
         model_name=name,
@@ -119,6 +138,6 @@ def _manifest(trained: TrainedModel, name: str, limits: Limits, tokenizer: Sente
         supported_options=SUPPORTED_OPTIONS,
         dtype="float32",
         required_ops=(),
-        signatures=SIGNATURES,
+        signatures={key: SIGNATURES[key] for key in signatures},
         provenance=trained.report,
     )

@@ -6,17 +6,22 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import tensorflow as tf
 
+from model_export.artifact.by_ids import generate_by_ids
 from model_export.artifact.calls import Answer, Row, Signature, generate_inputs, on_arrays, read_answers
-from model_export.artifact.reloaded import loaded
+from model_export.artifact.reloaded import loaded, quick_first_calls
 from model_export.artifact.serving_module import ServingModule
 from model_export.config import UserError
-from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET, TOKENIZER_ASSET, Limits
+from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET, TOKENIZER_ASSET, Limits, Manifest
+from model_export.text.progress import OnProgress, silent
 from model_export.text.tokenizers import SentencePieceTokenizer
 from model_export.trained_model import load_trained_model
+
+_SHOWN = 40  # characters of a refused text: enough to find it
 
 
 class GenerationError(UserError):
@@ -31,8 +36,8 @@ def opened(model: Path) -> Iterator[Signature]:
         TrainedModelError: the folder is neither.
     """
     if (model / ASSETS_FOLDER / MANIFEST_ASSET).is_file():
-        with loaded(model) as signatures:
-            yield signatures["generate"]
+        with quick_first_calls(), loaded(model) as signatures:
+            yield signatures["generate"] if "generate" in signatures else _by_ids(model, signatures["generate_ids"])
         return
     trained = load_trained_model(model)
     with tempfile.TemporaryDirectory() as assets:
@@ -40,7 +45,7 @@ def opened(model: Path) -> Iterator[Signature]:
             (Path(assets) / name).write_bytes(trained.tokenizer if name == TOKENIZER_ASSET else b"")
         module = ServingModule(
             trained.model.decoder_step(),
-            [weight.value for weight in trained.model.weights],
+            trained.model.pack(),
             SentencePieceTokenizer(trained.tokenizer),
             Limits(**trained.config.limits.model_dump()),
             Path(assets),
@@ -48,21 +53,52 @@ def opened(model: Path) -> Iterator[Signature]:
         yield on_arrays(module.functions["generate"])
 
 
+def _by_ids(artifact: Path, generate_ids: Signature) -> Signature:
+    assets = artifact / ASSETS_FOLDER
+    manifest = Manifest.from_json((assets / MANIFEST_ASSET).read_bytes())
+    return generate_by_ids(generate_ids, manifest, (assets / TOKENIZER_ASSET).read_bytes())
+
+
 def generate(
-    signature: Signature, texts: Sequence[str], options: Mapping[str, bool | int | float], batch_size: int = 32
+    signature: Signature,
+    texts: Sequence[str],
+    options: Mapping[str, bool | int | float],
+    on_progress: OnProgress = silent,
+    batch_size: int = 32,
 ) -> Iterator[Answer]:
     """The answers in the order of the texts, computed ``batch_size`` at a time.
 
     Raises:
-        GenerationError: the model refuses a text or an option.
+        GenerationError: the model refuses an option, or a text; the message tells its number, from 1.
     """
     for first in range(0, len(texts), batch_size):
+        on_progress("generating", first, len(texts))
         rows = [Row(text, (), options) for text in texts[first : first + batch_size]]
         try:
-            outputs = signature(generate_inputs(rows))
-        except tf.errors.InvalidArgumentError as error:
-            refusal = re.search(r"assertion failed: \[(.*?)\]", str(error))
-            if refusal is None:
-                raise
-            raise GenerationError(refusal[1].rstrip(":")) from error
-        yield from read_answers(outputs, rows)
+            answers = _answers(signature, rows)
+        except GenerationError:
+            _name_refused(signature, rows, first)
+            raise
+        yield from answers
+
+
+def _answers(signature: Signature, rows: Sequence[Row]) -> list[Answer]:
+    try:
+        outputs = signature(generate_inputs(rows))
+    except tf.errors.InvalidArgumentError as error:
+        refusal = re.search(r"assertion failed: \[(.*?)\]", str(error))
+        if refusal is None:
+            raise
+        raise GenerationError(refusal[1].rstrip(":")) from error
+    return read_answers(outputs, rows)
+
+
+def _name_refused(signature: Signature, rows: Sequence[Row], before: int) -> None:
+    """Raise for the first of the rows that is refused by itself; ``before`` texts came before them."""
+    _answers(signature, [replace(rows[0], text="")])  # no text is at fault where even none is refused
+    for number, row in enumerate(rows, start=before + 1):
+        try:
+            _answers(signature, [row])
+        except GenerationError as error:
+            text = row.text if len(row.text) <= _SHOWN else f"{row.text[:_SHOWN]}…"
+            raise GenerationError(f"text {number}, {text!r}: {error}") from error

@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from model_export.config import RunConfig, UserError, load_config
+from model_export.config import RunConfig, UserError, load_config, shipped_names
 from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET, ContractError, Manifest
 from model_export.startup import load_tensorflow
+from model_export.text.progress import OnProgress, silent
 
 if TYPE_CHECKING:
     from model_export.models import Seq2SeqModel
@@ -22,10 +23,11 @@ class InspectionError(UserError):
     """There is nothing here that can be inspected."""
 
 
-def inspect(target: str) -> dict[str, Any]:
+def inspect(target: str, on_progress: OnProgress = silent) -> dict[str, Any]:
     """Facts about a shipped configuration, a configuration file, a trained model's folder or an artifact, for JSON.
 
-    ``kind`` says which of them it is; every kind has ``architecture`` and ``parameter_count``.
+    ``kind`` says which of them it is; every kind has ``architecture`` and ``parameter_count``. A shipped name means
+    the configuration unless a model or an artifact is in a folder of that name.
 
     Raises:
         InspectionError: a folder of neither kind, or a manifest that cannot be read.
@@ -35,13 +37,13 @@ def inspect(target: str) -> dict[str, Any]:
     if (folder / ASSETS_FOLDER / MANIFEST_ASSET).is_file():
         return _inspect_artifact(folder)
     if (folder / "config.yaml").is_file():
-        return _inspect_trained_model(folder)
-    if folder.is_dir():
+        return _inspect_trained_model(folder, on_progress)
+    if folder.is_dir() and target not in shipped_names():
         raise InspectionError(
             f"{folder} is neither a trained model (config.yaml is missing) "
             f"nor an artifact ({ASSETS_FOLDER}/{MANIFEST_ASSET} is missing)"
         )
-    return {"kind": "configuration", **_inspect_config(load_config(target))}
+    return {"kind": "configuration", **_inspect_config(load_config(target), on_progress)}
 
 
 def _inspect_artifact(folder: Path) -> dict[str, Any]:
@@ -64,8 +66,8 @@ def _inspect_artifact(folder: Path) -> dict[str, Any]:
     }
 
 
-def _inspect_trained_model(folder: Path) -> dict[str, Any]:
-    facts = _inspect_config(load_config(str(folder / "config.yaml")))
+def _inspect_trained_model(folder: Path, on_progress: OnProgress) -> dict[str, Any]:
+    facts = _inspect_config(load_config(str(folder / "config.yaml")), on_progress)
     report = folder / "report.json"
     finished = report.is_file()
     return {
@@ -76,10 +78,11 @@ def _inspect_trained_model(folder: Path) -> dict[str, Any]:
     }
 
 
-def _inspect_config(config: RunConfig) -> dict[str, Any]:
+def _inspect_config(config: RunConfig, on_progress: OnProgress) -> dict[str, Any]:
     load_tensorflow()  # only where parameters are counted: a manifest is read at once
     from model_export.models import build_model
 
+    on_progress("building the model", 0, 0)
     components = count_parameters(build_model(config.model, config.limits))
     return {
         "architecture": config.model.name,

@@ -6,24 +6,31 @@ which is how TF Serving runs it.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
+from threading import Lock
 from typing import Any, Final
 
 import tensorflow as tf
 
-from model_export.artifact.calls import Signature, text_array
-from model_export.artifact.reloaded import in_session, loaded, read_meta_graph, required_ops, signature_defs
+from model_export.artifact.calls import Arrays, Signature, text_array
+from model_export.artifact.reloaded import (
+    in_session,
+    loaded,
+    quick_first_calls,
+    read_meta_graph,
+    required_ops,
+    signature_defs,
+)
 from model_export.artifact.replay import Comparison, Difference, replay_certificate
 from model_export.artifact.warmup import read_warmup_records
 from model_export.config import UserError
 from model_export.contract import (
     ASSETS_FOLDER,
+    IDS_ONLY,
     MANIFEST_ASSET,
     MINIMUM_GOLDEN_CASES,
     SIGNATURES,
@@ -34,7 +41,10 @@ from model_export.contract import (
     TensorSpec,
     sha256,
 )
+from model_export.text.progress import OnProgress, silent
 
+STAGE: Final = "replaying the certificate"
+"""What ``verify`` tells its ``on_progress``, with the signatures that have answered in either runtime."""
 RUNTIMES: Final[Mapping[str, Callable[[Path], AbstractContextManager[Mapping[str, Signature]]]]] = {
     "saved_model.load": loaded,
     "session": in_session,
@@ -61,7 +71,7 @@ class VerificationReport:
         return not self.differences
 
 
-def verify(artifact: Path) -> VerificationReport:
+def verify(artifact: Path, on_progress: OnProgress = silent) -> VerificationReport:
     """Check the files of ``<root>/<model>/<version>/`` and replay its certificate in every runtime.
 
     Raises:
@@ -77,8 +87,16 @@ def verify(artifact: Path) -> VerificationReport:
         files.equal("", MANIFEST_ASSET, "contents", "a manifest", str(error))
         return VerificationReport(artifact, 0, files.checks, tuple(files.differences))
     _attempt(files, _check_files, artifact, manifest, files)
-    with ThreadPoolExecutor(len(RUNTIMES)) as pool:  # most time goes into optimizing graphs, which takes one core
-        comparisons = [files, *pool.map(partial(_compare_in_runtime, artifact, manifest), RUNTIMES)]
+    answered = _FirstAnswers(on_progress, len(RUNTIMES) * len(manifest.signatures))
+
+    def compare(runtime: str) -> Comparison:
+        comparison = Comparison(runtime)
+        _attempt(comparison, _check_runtime, artifact, manifest, comparison, answered)
+        return comparison
+
+    # Side by side: most of the time goes into optimizing graphs, which takes one core.
+    with quick_first_calls(), ThreadPoolExecutor(len(RUNTIMES)) as pool:
+        comparisons = [files, *pool.map(compare, RUNTIMES)]
     return VerificationReport(
         artifact=artifact,
         cases=len(manifest.certificate.cases) if manifest.certificate else 0,
@@ -100,25 +118,19 @@ def _attempt(comparison: Comparison, check: Callable[..., None], *arguments: obj
 
 def _check_files(artifact: Path, manifest: Manifest, files: Comparison) -> None:
     graph = read_meta_graph(artifact)
-    files.equal("", MANIFEST_ASSET, "signatures", dict(SIGNATURES), dict(manifest.signatures))
+    promised = IDS_ONLY if manifest.signatures.keys() == set(IDS_ONLY) else SIGNATURES
+    files.equal("", MANIFEST_ASSET, "signatures", {name: SIGNATURES[name] for name in promised}, manifest.signatures)
     files.equal("", MANIFEST_ASSET, "required_ops", required_ops(graph), manifest.required_ops)
-    files.equal("", MANIFEST_ASSET, "parameter_count", _stored_parameters(artifact), manifest.parameter_count)
     cases = manifest.certificate.cases if manifest.certificate else ()
     files.equal("", MANIFEST_ASSET, f"{MINIMUM_GOLDEN_CASES} cases", True, len(cases) >= MINIMUM_GOLDEN_CASES)
     tokenizer = (artifact / ASSETS_FOLDER / TOKENIZER_ASSET).read_bytes()
     files.equal("", TOKENIZER_ASSET, "sha256", manifest.tokenizer.sha256, sha256(tokenizer))
     stored = signature_defs(graph)
-    files.equal("", "saved_model.pb", "signatures", sorted(SIGNATURES), sorted(stored))
+    files.equal("", "saved_model.pb", "signatures", sorted(promised), sorted(stored))
     for name in SIGNATURES.keys() & stored.keys():
         expected = SIGNATURES[name]
         files.equal(name, "saved_model.pb", "inputs", _specs(expected.inputs), _stored_specs(stored[name].inputs))
         files.equal(name, "saved_model.pb", "outputs", _specs(expected.outputs), _stored_specs(stored[name].outputs))
-
-
-def _stored_parameters(artifact: Path) -> int:
-    """Numbers in the checkpoint, TensorFlow's own book-keeping apart."""
-    shapes = tf.train.load_checkpoint(str(artifact / "variables" / "variables")).get_variable_to_shape_map()
-    return sum(math.prod(shape) for name, shape in shapes.items() if not name.startswith("_CHECKPOINTABLE"))
 
 
 def _specs(specs: Mapping[str, TensorSpec]) -> dict[str, tuple[str, tuple[int | None, ...]]]:
@@ -139,25 +151,41 @@ def _stored_specs(infos: Mapping[str, Any]) -> dict[str, tuple[str, tuple[int | 
 # --- runtimes ---------------------------------------------------------------------------------------------------------
 
 
-def _compare_in_runtime(artifact: Path, manifest: Manifest, name: str) -> Comparison:
-    comparison = Comparison(name)
-    _attempt(comparison, _check_runtime, artifact, manifest, RUNTIMES[name], comparison)
-    return comparison
+class _FirstAnswers:
+    """Tells how many signatures have answered in any runtime: the first call of each is what takes time."""
+
+    def __init__(self, on_progress: OnProgress, total: int) -> None:
+        self._on_progress = on_progress
+        self._total = total
+        self._seen: set[tuple[str, str]] = set()
+        self._lock = Lock()
+        on_progress(STAGE, 0, total)
+
+    def of(self, runtime: str, signatures: Mapping[str, Signature]) -> dict[str, Signature]:
+        """The same signatures, watched."""
+        return {name: self._watched(runtime, name, signature) for name, signature in signatures.items()}
+
+    def _watched(self, runtime: str, name: str, signature: Signature) -> Signature:
+        def watched(inputs: Arrays) -> Arrays:
+            outputs = signature(inputs)
+            with self._lock:
+                if (runtime, name) not in self._seen:
+                    self._seen.add((runtime, name))
+                    self._on_progress(STAGE, len(self._seen), self._total)
+            return outputs
+
+        return watched
 
 
-def _check_runtime(
-    artifact: Path,
-    manifest: Manifest,
-    runtime: Callable[[Path], AbstractContextManager[Mapping[str, Signature]]],
-    comparison: Comparison,
-) -> None:
-    with runtime(artifact) as signatures:
+def _check_runtime(artifact: Path, manifest: Manifest, comparison: Comparison, answered: _FirstAnswers) -> None:
+    with RUNTIMES[comparison.where](artifact) as unwatched:
+        signatures = answered.of(comparison.where, unwatched)
         described = comparison.call(signatures, "describe", {"unused": text_array([""])})
         for name, asset in (("manifest", MANIFEST_ASSET), ("tokenizer", TOKENIZER_ASSET)):
             if described is not None:
                 stored = sha256((artifact / ASSETS_FOLDER / asset).read_bytes())
                 comparison.equal("describe", asset, "sha256", stored, sha256(described[name][0]))
         if manifest.certificate is not None:
-            replay_certificate(signatures, manifest.certificate, manifest.framing, comparison)
+            replay_certificate(signatures, manifest, comparison)
         for name, inputs in read_warmup_records(artifact / WARMUP_RECORDS):
             comparison.call(signatures, name, inputs, WARMUP_RECORDS)

@@ -26,8 +26,11 @@ from model_export.artifact.golden_texts import GoldenTexts
 from model_export.config import UserError
 from model_export.contract import MINIMUM_GOLDEN_CASES, Certificate, FinishReason, GoldenCase, Limits
 from model_export.decoding.step import DecoderStep
+from model_export.text.progress import OnProgress, silent
 from model_export.text.tokenizers import EOS_ID
 
+STAGE: Final = "making the certificate"
+"""What ``make_certificate`` tells its ``on_progress``, with the kinds of cases that are done."""
 LOGIT_NOISE: Final = 1e-3
 """Perturbation that an answer must survive; float32 kernels of different machines differ by some 1e-5."""
 SCORE_TOLERANCE: Final = 1e-3
@@ -68,7 +71,11 @@ class _Kind:
 
 
 def make_certificate(
-    live: Mapping[str, Signature], noisy: Signature, texts: GoldenTexts, limits: Limits
+    live: Mapping[str, Signature],
+    noisy: Signature,
+    texts: GoldenTexts,
+    limits: Limits,
+    on_progress: OnProgress = silent,
 ) -> Certificate:
     """Cases of every kind with the live model's answers.
 
@@ -77,17 +84,21 @@ def make_certificate(
         noisy: ``generate_ids`` of the same model over a ``NoisyStep`` of ``LOGIT_NOISE``.
         texts: what to ask.
         limits: the model's bounds.
+        on_progress: called after each kind of cases.
 
     Raises:
         GoldenError: a kind without a single robust case, or fewer than ``MINIMUM_GOLDEN_CASES`` cases.
     """
     cases: list[GoldenCase] = []
     missing: list[str] = []
-    for kind in _kinds(live, texts, limits):
+    on_progress(STAGE, 0, 0)  # before it is known how many kinds there are, prefixes need answers
+    kinds = _kinds(live, texts, limits)
+    for done, kind in enumerate(kinds, start=1):
         found = _robust_cases(kind, live["generate"], noisy)
         cases += found
         if kind.rows and not found:  # limits may leave a kind without a row that fits
             missing.append(kind.name)
+        on_progress(STAGE, done, len(kinds))
     if missing:
         raise GoldenError(
             f"no golden case for {', '.join(missing)}: every answer tried changes when logits move by {LOGIT_NOISE}, "

@@ -20,7 +20,7 @@ from model_export.artifact.calls import (
     read_answers,
     text_array,
 )
-from model_export.contract import Certificate, FinishReason, Framing, GoldenCase
+from model_export.contract import Certificate, FinishReason, Framing, GoldenCase, Manifest
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +71,18 @@ class Comparison:
             self.differences.append(Difference(self.where, signature, case, name, str(expected), str(got)))
 
 
-def replay_certificate(
-    signatures: Mapping[str, Signature], certificate: Certificate, framing: Framing, comparison: Comparison
-) -> None:
-    """Ask every case again through every signature that can answer it."""
+def replay_certificate(signatures: Mapping[str, Signature], manifest: Manifest, comparison: Comparison) -> None:
+    """Ask every case of the manifest again through every signature that it promises and that can answer it."""
+    certificate = manifest.certificate
+    assert certificate is not None, "there is something to replay"
     for cases in _by_beam_size(certificate.cases):
-        _replay_generate(signatures, "generate", cases, certificate.score_tolerance, comparison)
-        _replay_generate(signatures, "generate_ids", cases, certificate.score_tolerance, comparison)
-    _replay_tokenize(signatures, certificate.cases, framing, comparison)
-    _replay_detokenize(signatures, certificate.cases, comparison)
-    _replay_texts_only(signatures, certificate, comparison)
+        for name in ("generate", "generate_ids"):
+            if name in manifest.signatures:
+                _replay_generate(signatures, name, cases, certificate.score_tolerance, comparison)
+    if "tokenize" in manifest.signatures:
+        _replay_tokenize(signatures, certificate.cases, manifest.framing, comparison)
+        _replay_detokenize(signatures, certificate.cases, comparison)
+        _replay_texts_only(signatures, certificate, comparison)
 
 
 def _by_beam_size(cases: Sequence[GoldenCase]) -> list[list[GoldenCase]]:

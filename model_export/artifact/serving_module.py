@@ -78,6 +78,13 @@ class ServingModule(tf.Module):
         search = SIGNATURES["generate_ids"]
         self._searches = _Functions({"greedy": (search, self._greedy), "beams": (search, self._beams)})
 
+    def without_tokenizer(self) -> tf.Module:
+        """What the signatures of ``IDS_ONLY`` need to be saved with: all but the tokenizer's operations."""
+        module = tf.Module(name="serving")
+        module.weights = self._weights
+        module.assets = [self._manifest, self._tokenizer_model]
+        return module
+
     def _serving_default(self, texts: tf.Tensor) -> Tensors:
         outputs = self._from_texts(self._searches["greedy"], texts, _neutral_options(tf.size(texts)))
         return {"sentences": outputs["sentences"][:, 0], "perplexity": _perplexity(outputs)[:, 0]}

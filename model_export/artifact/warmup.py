@@ -17,7 +17,7 @@ import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from model_export.artifact.calls import Arrays, Row, generate_ids_inputs, generate_inputs, padded, text_array
-from model_export.contract import WARMUP_RECORDS, Limits
+from model_export.contract import WARMUP_RECORDS, Limits, Manifest
 
 BATCH_SIZES: Final = (1, 8)
 BEAM_SIZES: Final = (1, 4)
@@ -25,20 +25,20 @@ BEAM_SIZES: Final = (1, 4)
 _MAX_NEW_TOKENS = 16  # as many passes through the loop as kernels need
 
 
-def write_warmup_records(artifact: Path, model_name: str, rows: Sequence[Row], limits: Limits) -> None:
+def write_warmup_records(artifact: Path, rows: Sequence[Row], manifest: Manifest) -> None:
     """Write ``assets.extra/tf_serving_warmup_requests``.
 
     Args:
         artifact: the folder of the version.
-        model_name: goes into the requests.
         rows: real inputs, without options.
-        limits: the model's bounds.
+        manifest: the artifact's.
     """
     path = artifact / WARMUP_RECORDS
     path.parent.mkdir(exist_ok=True)
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature, inputs in warmup_calls(rows, limits):
-            writer.write(_record(model_name, signature, inputs))
+        for signature, inputs in warmup_calls(rows, manifest.limits):
+            if signature in manifest.signatures:
+                writer.write(_record(manifest.model_name, signature, inputs))
 
 
 def warmup_calls(rows: Sequence[Row], limits: Limits) -> Iterator[tuple[str, Arrays]]:

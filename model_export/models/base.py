@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, TypedDict
 import keras
 import tensorflow as tf
 
+from model_export.models.layers import Linear, TokenEmbedding
+
 if TYPE_CHECKING:  # the protocol is all that models know of searches
     from model_export.decoding.step import DecoderStep
 
@@ -26,6 +28,18 @@ class Seq2SeqModel(keras.Model):
     @abstractmethod
     def call(self, inputs: ModelInputs, training: bool = False) -> tf.Tensor:
         """Logits of the next token at every target position, float32 [B, T, V]."""
+
+    def pack(self) -> list[tf.Variable]:
+        """Lay every linear kernel out for decoding; returns all variables that the model then reads.
+
+        The weights stay what they are, to be counted and stored. After further training, pack again.
+        """
+        layers = self._flatten_layers()
+        linears = [layer for layer in layers if isinstance(layer, Linear)]
+        tables = {layer.table.path for layer in layers if isinstance(layer, TokenEmbedding)}
+        replaced = {linear.kernel.path for linear in linears} - tables
+        kept = [weight.value for weight in self.weights if weight.path not in replaced]
+        return kept + [linear.pack() for linear in linears]
 
     @abstractmethod
     def decoder_step(self) -> DecoderStep[Any]:

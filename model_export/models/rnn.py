@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from model_export.config import RnnConfig
 from model_export.models.base import ModelInputs, Seq2SeqModel
-from model_export.models.layers import OutputProjection, TokenEmbedding, padding_bias
+from model_export.models.layers import Linear, TokenEmbedding, padding_bias
 from model_export.models.recurrent import AdditiveAttention, CellState, RecurrentCell, scan
 from model_export.models.rnn_step import RnnStep
 
@@ -65,7 +65,7 @@ class Rnn(Seq2SeqModel):
             ]
             self.attention = AdditiveAttention(units, name="attention") if with_attention else None
             tied = self.embedding if config.tie_output else None
-            self.output_projection = OutputProjection(units, config.vocabulary_size, tied, name="output")
+            self.output_projection = Linear(units, config.vocabulary_size, tied, name="output")
         self.built = True
 
     def encode(

@@ -15,7 +15,6 @@ from model_export.models.layers import (
     MASKED,
     LayerNorm,
     Linear,
-    OutputProjection,
     TokenEmbedding,
     padding_bias,
     sinusoidal_positions,
@@ -121,7 +120,7 @@ class Transformer(Seq2SeqModel):
             self.encoder_layers = [EncoderLayer(config, name=f"encoder_{i}") for i in range(config.num_encoder_layers)]
             self.decoder_layers = [DecoderLayer(config, name=f"decoder_{i}") for i in range(config.num_decoder_layers)]
             tied = self.embedding if config.tie_output else None
-            self.output_projection = OutputProjection(width, config.vocabulary_size, tied, name="output")
+            self.output_projection = Linear(width, config.vocabulary_size, tied, name="output")
             is_pre_norm = config.norm == "pre"
             self.encoder_norm = LayerNorm(width, name="encoder_norm") if is_pre_norm else tf.identity
             self.decoder_norm = LayerNorm(width, name="decoder_norm") if is_pre_norm else tf.identity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import glob
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +13,13 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from model_export.config import DataConfig, LimitsConfig, UserError
+from model_export.text.progress import OnProgress, silent
 from model_export.text.tokenizers import BOS_ID, EOS_ID, SentencePieceTokenizer
+
+_LINES_TOLD = 10_000
+"""Progress is told after so many lines."""
+_PAIRS_ENCODED = 10_000
+"""As many are encoded at a time, so that there is progress to tell."""
 
 
 class DataError(UserError):
@@ -51,15 +58,18 @@ def expand_files(patterns: Sequence[str]) -> list[Path]:
     return list(files)
 
 
-def read_pairs(patterns: Sequence[str], skip_malformed: bool = False) -> TextPairs:
-    """Read tab-separated files: one pair a line, exactly two non-empty fields, UTF-8.
+def read_pairs(patterns: Sequence[str], skip_malformed: bool = False, on_progress: OnProgress = silent) -> TextPairs:
+    """Read tab-separated files: one pair a line, exactly two non-empty fields, UTF-8 (a byte order mark is none of it).
 
     Raises:
         DataError: no such file, no pair at all, or (unless ``skip_malformed``) a malformed line.
     """
     sources, targets, malformed = [], [], 0
     for path in expand_files(patterns):
-        for number, line in enumerate(path.read_bytes().removesuffix(b"\n").split(b"\n"), start=1):
+        lines = path.read_bytes().removeprefix(codecs.BOM_UTF8).removesuffix(b"\n").split(b"\n")
+        for number, line in enumerate(lines, start=1):
+            if number % _LINES_TOLD == 1:
+                on_progress(f"reading {path.name}", number - 1, len(lines))
             try:
                 source, target = _parse_line(line)
             except DataError as error:
@@ -142,22 +152,30 @@ class EncodedPairs:
 
 
 def encode_pairs(
-    pairs: TextPairs, tokenizer: SentencePieceTokenizer, limits: LimitsConfig, config: DataConfig
+    pairs: TextPairs,
+    tokenizer: SentencePieceTokenizer,
+    limits: LimitsConfig,
+    config: DataConfig,
+    kind: str = "text",
+    on_progress: OnProgress = silent,
 ) -> EncodedPairs:
     """Tokenise every pair; those longer than ``limits`` (EOS counted) are filtered or truncated, and counted.
+
+    ``kind`` is what progress and errors call the pairs.
 
     Raises:
         DataError: every pair was filtered.
     """
-    source_ids = tokenizer.tokenize(tf.constant(pairs.sources))
-    target_ids = tokenizer.tokenize(tf.constant(pairs.targets))
+    source_ids, target_ids = _tokenize(pairs, tokenizer, f"encoding the {kind} pairs", on_progress)
     most_source, most_target = limits.max_source_tokens - 1, limits.max_target_tokens - 1
     fits = ((source_ids.row_lengths() <= most_source) & (target_ids.row_lengths() <= most_target)).numpy()
     rows, overlong = np.arange(len(pairs)), int(np.count_nonzero(~fits))
     if config.overlong == "filter":
         rows = rows[fits]
         if not rows.size:
-            raise DataError(f"every pair exceeds limits ({most_source} source, {most_target} target tokens and EOS)")
+            raise DataError(
+                f"every {kind} pair exceeds limits ({most_source} source, {most_target} target tokens and EOS)"
+            )
         source_ids, target_ids = tf.gather(source_ids, rows), tf.gather(target_ids, rows)
     else:
         source_ids, target_ids = source_ids[:, :most_source], target_ids[:, :most_target]
@@ -169,6 +187,19 @@ def encode_pairs(
         filtered=overlong if config.overlong == "filter" else 0,
         truncated=overlong if config.overlong == "truncate" else 0,
     )
+
+
+def _tokenize(
+    pairs: TextPairs, tokenizer: SentencePieceTokenizer, stage: str, on_progress: OnProgress
+) -> tuple[tf.RaggedTensor, tf.RaggedTensor]:
+    """Both sides, int32 [N, (tokens)]."""
+    sources, targets = [], []
+    for first in range(0, len(pairs), _PAIRS_ENCODED):
+        on_progress(stage, first, len(pairs))
+        chunk = slice(first, first + _PAIRS_ENCODED)
+        sources.append(tokenizer.tokenize(tf.constant(pairs.sources[chunk])))
+        targets.append(tokenizer.tokenize(tf.constant(pairs.targets[chunk])))
+    return tf.concat(sources, axis=0), tf.concat(targets, axis=0)
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------

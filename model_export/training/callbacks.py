@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from model_export.text.progress import OnProgress
 from model_export.training.checkpoint import Progress as RunProgress
 
 
@@ -90,8 +91,26 @@ class ContinueMeans(keras.callbacks.Callback):
             variable.assign(value)
 
 
+class TellBatches(keras.callbacks.Callback):
+    """Tells how many batches have been judged."""
+
+    def __init__(self, on_progress: OnProgress, stage: str, total: int) -> None:
+        super().__init__()
+        self._on_progress = on_progress
+        self._stage = stage
+        self._total = total
+
+    def on_test_begin(self, logs: dict[str, float] | None = None) -> None:
+        """None yet."""
+        self._on_progress(self._stage, 0, self._total)
+
+    def on_test_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
+        """One more."""
+        self._on_progress(self._stage, batch + 1, self._total)
+
+
 class ProgressBar(keras.callbacks.Callback):
-    """One bar for each epoch, gone when the epoch ends; none where there is no terminal."""
+    """While entered, one bar for the epoch; none where there is no terminal."""
 
     def __init__(self, console: Console, description: str, finished: int, total: int) -> None:
         super().__init__()
@@ -101,18 +120,17 @@ class ProgressBar(keras.callbacks.Callback):
             TextColumn("{task.fields[loss]}"),
             console=console,
             transient=True,
-            disable=not console.is_terminal,
+            disable=not console.is_interactive,
         )
         self._task = self._bar.add_task(description, total=total, completed=finished, loss="")
 
-    def on_train_begin(self, logs: dict[str, float] | None = None) -> None:
-        """Show the bar."""
+    def __enter__(self) -> ProgressBar:
         self._bar.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._bar.stop()
 
     def on_train_batch_end(self, batch: int, logs: dict[str, float] | None = None) -> None:
         """Move it."""
         self._bar.update(self._task, advance=1, loss=f"loss {float((logs or {})['loss']):.3f}")
-
-    def on_train_end(self, logs: dict[str, float] | None = None) -> None:
-        """Take it away."""
-        self._bar.stop()

@@ -17,6 +17,7 @@ from model_export.text.data import (
     read_pairs,
     split_pairs,
 )
+from model_export.text.progress import OnProgress, silent
 from model_export.text.tokenizers import SentencePieceTokenizer
 
 
@@ -36,9 +37,17 @@ class Corpus:
     encoded: EncodedPairs
 
     @classmethod
-    def encode(cls, pairs: TextPairs, files: list[str], tokenizer: SentencePieceTokenizer, config: RunConfig) -> Corpus:
-        """Tokenise, and filter or truncate as ``config`` says."""
-        return cls(files, pairs, encode_pairs(pairs, tokenizer, config.limits, config.data))
+    def encode(
+        cls,
+        pairs: TextPairs,
+        files: list[str],
+        tokenizer: SentencePieceTokenizer,
+        config: RunConfig,
+        kind: str = "text",
+        on_progress: OnProgress = silent,
+    ) -> Corpus:
+        """Tokenise, and filter or truncate as ``config`` says; ``kind`` as of ``encode_pairs``."""
+        return cls(files, pairs, encode_pairs(pairs, tokenizer, config.limits, config.data, kind, on_progress))
 
     @property
     def counts(self) -> dict[str, Any]:
@@ -57,7 +66,10 @@ class Corpus:
 
 
 def load_corpora(
-    config: RunConfig, train_files: Sequence[str], valid_files: Sequence[str] | None
+    config: RunConfig,
+    train_files: Sequence[str],
+    valid_files: Sequence[str] | None,
+    on_progress: OnProgress = silent,
 ) -> tuple[TextPairs, TextPairs, FileNames]:
     """Training and validation pairs: from files of their own, or split by ``config.data.valid_fraction``.
 
@@ -68,11 +80,12 @@ def load_corpora(
     for path in valid_paths:
         if any(path.samefile(other) for other in train_paths):
             raise DataError(f"{path} is among the training files too: validate on pairs that are not trained on")
-    train = read_pairs(train_files, config.data.skip_malformed)
+    train = read_pairs(train_files, config.data.skip_malformed, on_progress)
     train_names = [path.name for path in train_paths]
     if valid_files:
-        valid = read_pairs(valid_files, config.data.skip_malformed)
+        valid = read_pairs(valid_files, config.data.skip_malformed, on_progress)
         return train, valid, FileNames(train_names, [path.name for path in valid_paths])
+    on_progress("holding out validation pairs", 0, 0)
     train, valid = split_pairs(train, config.data.valid_fraction, config.training.seed)
     return train, valid, FileNames(train_names, train_names)
 

@@ -1,4 +1,4 @@
-"""Cross entropy with label smoothing, and R-Drop. Padding is masked by the caller's weights."""
+"""Cross entropy with label smoothing. Padding is masked by the caller's weights."""
 
 from __future__ import annotations
 
@@ -33,12 +33,6 @@ def token_losses(logits: tf.Tensor, labels: tf.Tensor, label_smoothing: float) -
     plain = tf.stop_gradient(smoothed) - label_smoothing * (of_label - tf.reduce_mean(fixed, axis=-1))
     correct = tf.argmax(fixed, axis=-1, output_type=labels.dtype) == labels
     return TokenLosses(smoothed, plain, tf.cast(correct, tf.float32), tf.cast(labels != PAD_ID, tf.float32))
-
-
-def symmetric_divergence(logits: tf.Tensor, other: tf.Tensor) -> tf.Tensor:
-    """``(KL(p || q) + KL(q || p)) / 2`` of two predictions [B, T, V] -> [B, T] (Liang et al. 2021, equation 2)."""
-    log_p, log_q = tf.nn.log_softmax(logits), tf.nn.log_softmax(other)
-    return 0.5 * tf.reduce_sum((tf.exp(log_p) - tf.exp(log_q)) * (log_p - log_q), axis=-1)
 
 
 def masked_mean(values: tf.Tensor, weights: tf.Tensor) -> tf.Tensor:

@@ -13,7 +13,9 @@ from model_export.config import LimitsConfig
 from model_export.decoding import DecodingOptions, TokenIds, greedy_search
 from model_export.models import Seq2SeqModel
 from model_export.text.data import make_dataset, plan_batches
+from model_export.text.progress import OnProgress, silent
 from model_export.text.tokenizers import BOS_ID, EOS_ID, PAD_ID, UNK_ID, SentencePieceTokenizer
+from model_export.training.callbacks import TellBatches
 from model_export.training.corpus import Corpus
 from model_export.training.model import TrainingModel
 
@@ -41,7 +43,8 @@ class Evaluator:
     ) -> None:
         encoded = corpus.encoded
         self._training = training
-        self._dataset = make_dataset(encoded, plan_batches(encoded, batch_tokens, order=None))
+        batches = plan_batches(encoded, batch_tokens, order=None)
+        self._dataset, self._batches = make_dataset(encoded, batches), len(batches)
         self._encoded = encoded
         self._batch_tokens = batch_tokens
         self._references: dict[str, list[str]] = {}
@@ -53,26 +56,29 @@ class Evaluator:
             self._references.setdefault(source, []).append(corpus.pairs.targets[pair])
         self._decode = _greedy_decoder(training.model, tokenizer, limits.default_max_new_tokens)
 
-    def losses(self) -> dict[str, float]:
+    def losses(self, on_progress: OnProgress = silent) -> dict[str, float]:
         """``loss`` (nats per token, no label smoothing), ``perplexity`` and ``accuracy``, over all target tokens."""
-        logs = self._training.evaluate(self._dataset, verbose=0, return_dict=True)
+        telling = TellBatches(on_progress, "losses of the validation pairs", self._batches)
+        logs = self._training.evaluate(self._dataset, verbose=0, return_dict=True, callbacks=[telling])
         return {"loss": logs["loss"], "perplexity": math.exp(logs["loss"]), "accuracy": logs["accuracy"]}
 
-    def translate(self) -> dict[str, str]:
+    def translate(self, on_progress: OnProgress = silent) -> dict[str, str]:
         """What greedy search writes for each different source."""
         rows = np.asarray(self._row_of)
         by_length = rows[np.argsort(self._encoded.source_lengths[rows], kind="stable")]
         written: dict[int, str] = {}
         size = max(1, self._batch_tokens // int(self._encoded.source_lengths.max()))
         for first in range(0, len(by_length), size):
+            on_progress("answers to the validation sources", first, len(by_length))
             chosen = by_length[first : first + size]
             source_ids = tf.gather(self._encoded.source_ids, chosen)
             sentences = self._decode(source_ids.to_tensor(), tf.cast(source_ids.row_lengths(), tf.int32)).numpy()
             written.update(zip(chosen.tolist(), (sentence.decode("utf-8") for sentence in sentences), strict=True))
         return {source: written[row] for source, row in zip(self._references, self._row_of, strict=True)}
 
-    def scores(self, written: Mapping[str, str]) -> dict[str, float]:
+    def scores(self, written: Mapping[str, str], on_progress: OnProgress = silent) -> dict[str, float]:
         """``bleu`` and ``chrf`` of ``written``, which has an answer to each different source."""
+        on_progress("BLEU and chrF", 0, 0)
         return corpus_scores([written[source] for source in self._references], list(self._references.values()))
 
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from model_export.config import TrainingConfig
 from model_export.models import ModelInputs, Seq2SeqModel
-from model_export.training.losses import TokenLosses, masked_mean, symmetric_divergence, token_losses
+from model_export.training.losses import TokenLosses, masked_mean, token_losses
 from model_export.training.schedules import WarmupSchedule
 
 Batch = tuple[ModelInputs, tf.Tensor]
@@ -29,7 +29,6 @@ class TrainingModel(keras.Model):
         super().__init__(name="training")
         self.model = model
         self.label_smoothing = config.label_smoothing
-        self.r_drop = config.r_drop
         self.loss_mean = keras.metrics.Mean(name="loss")
         self.accuracy_mean = keras.metrics.Mean(name="accuracy")
 
@@ -38,17 +37,12 @@ class TrainingModel(keras.Model):
         return self.model(inputs, training=training)
 
     def train_step(self, data: Batch) -> dict[str, tf.Tensor]:
-        """One update on one batch; with R-Drop both dropout passes of it side by side."""
-        if self.r_drop:
-            data = tf.nest.map_structure(lambda x: tf.concat([x, x], axis=0), data)
+        """One update on one batch."""
         inputs, labels = data
         with tf.GradientTape() as tape:
             logits = self.model(inputs, training=True)
             losses = token_losses(logits, labels, self.label_smoothing)
             objective = masked_mean(losses.smoothed, losses.weights)
-            if self.r_drop:
-                weights, _ = tf.split(losses.weights, 2)
-                objective += self.r_drop * masked_mean(symmetric_divergence(*tf.split(logits, 2)), weights)
         variables = self.model.trainable_variables
         self.optimizer.apply(tape.gradient(objective, variables), variables)
         return self._report(losses)

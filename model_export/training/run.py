@@ -14,6 +14,7 @@ from rich.console import Console
 from model_export.config import RunConfig, load_config
 from model_export.models import build_model
 from model_export.text.data import plan_batches
+from model_export.text.progress import OnProgress, shown
 from model_export.text.tokenizers import SentencePieceTokenizer, train_sentencepiece
 from model_export.trained_model import CONFIG_FILE, REPORT_FILE, TOKENIZER_FILE
 from model_export.training.checkpoint import Progress, TrainingError, load_checkpoint, save_checkpoint
@@ -68,17 +69,34 @@ def open_run(
 ) -> Run:
     """Read the data, build or restore everything, and tell the console what this run is; arguments as of ``train``."""
     _check_folder(config, out, resume)
+    with shown(console) as on_progress:
+        run, steps = _build_run(config, train_files, valid_files, out, resume, console, on_progress)
+    _tell_start(run, steps)
+    return run
+
+
+def _build_run(
+    config: RunConfig,
+    train_files: Sequence[str],
+    valid_files: Sequence[str] | None,
+    out: Path,
+    resume: bool,
+    console: Console,
+    on_progress: OnProgress,
+) -> tuple[Run, int]:
+    """The run, and the steps that it has in all."""
     keras.utils.set_random_seed(config.training.seed)  # before the tokenizer: it drops the resources of eager kernels
-    train_pairs, valid_pairs, files = load_corpora(config, train_files, valid_files)
+    train_pairs, valid_pairs, files = load_corpora(config, train_files, valid_files, on_progress)
     if resume:
         tokenizer_model = (out / TOKENIZER_FILE).read_bytes()
     else:
-        with console.status("training the tokenizer"):
-            texts = (text for side in (train_pairs.sources, train_pairs.targets) for text in side)
-            tokenizer_model = train_sentencepiece(texts, config.model.vocabulary_size, config.tokenizer)
+        on_progress("training the tokenizer", 0, 0)
+        texts = (text for side in (train_pairs.sources, train_pairs.targets) for text in side)
+        tokenizer_model = train_sentencepiece(texts, config.model.vocabulary_size, config.tokenizer)
     tokenizer = SentencePieceTokenizer(tokenizer_model)
-    train_corpus = Corpus.encode(train_pairs, files.train, tokenizer, config)
-    valid_corpus = Corpus.encode(valid_pairs, files.valid, tokenizer, config)
+    train_corpus = Corpus.encode(train_pairs, files.train, tokenizer, config, "training", on_progress)
+    valid_corpus = Corpus.encode(valid_pairs, files.valid, tokenizer, config, "validation", on_progress)
+    on_progress("building the model", 0, 0)
     settings = config.training
     model = build_model(config.model, config.limits)
     steps = settings.epochs * len(plan_batches(train_corpus.encoded, settings.batch_tokens, None))
@@ -93,8 +111,7 @@ def open_run(
         (out / TOKENIZER_FILE).write_bytes(tokenizer_model)
         run.save()
         (out / CONFIG_FILE).write_text(config.to_yaml(), encoding="utf-8")  # last: from now on there is a run
-    _tell_start(run, steps)
-    return run
+    return run, steps
 
 
 def _check_folder(config: RunConfig, out: Path, resume: bool) -> None:

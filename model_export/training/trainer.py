@@ -22,10 +22,12 @@ from rich.console import Console
 
 from model_export.config import RunConfig
 from model_export.text.data import make_dataset
+from model_export.text.progress import OnProgress, shown
 from model_export.trained_model import TrainedModel, round_weights, save_trained_model, save_weights
 from model_export.training.averaging import HIGHER_IS_BETTER, average_weights, chosen_epochs
 from model_export.training.callbacks import ContinueMeans, ProgressBar, StopRequest, TrackProgress
 from model_export.training.checkpoint import TrainingError
+from model_export.training.metrics import Evaluator
 from model_export.training.model import matrix_precision
 from model_export.training.report import build_report, choose_samples, print_report
 from model_export.training.run import Run, open_run
@@ -97,13 +99,13 @@ def _run_epoch(run: Run, request: StopRequest) -> None:
             run.save,
             settings.checkpoint_every_steps,
         ),
-        ProgressBar(run.console, f"epoch {progress.epoch + 1}/{settings.epochs}", progress.batch, len(plan)),
     ]
     if progress.batch:
         callbacks.append(ContinueMeans([variable.numpy() for variable in run.training.metrics_variables]))
     dataset = make_dataset(run.train.encoded, plan[progress.batch :])
-    with matrix_precision(settings.precision):
-        run.training.fit(dataset, verbose=0, shuffle=False, callbacks=callbacks)
+    title = f"epoch {progress.epoch + 1}/{settings.epochs}"
+    with matrix_precision(settings.precision), ProgressBar(run.console, title, progress.batch, len(plan)) as bar:
+        run.training.fit(dataset, verbose=0, shuffle=False, callbacks=[*callbacks, bar])
     if progress.batch < len(plan):
         run.save()
         return
@@ -114,9 +116,11 @@ def _end_epoch(run: Run) -> None:
     means = {metric.name: float(metric.result()) for metric in run.training.metrics}
     if not means["loss"] < 10.0 * math.log(run.config.model.vocabulary_size):  # of a uniform guess; NaN is not less
         raise TrainingError(f"the loss is {means['loss']:.3g}, it diverged: lower training.optimizer.learning_rate")
-    entry: dict[str, Any] = {"train_loss": means["loss"], "train_accuracy": means["accuracy"], **run.evaluator.losses()}
-    if run.config.training.monitor in ("bleu", "chrf"):
-        entry |= run.evaluator.scores(run.evaluator.translate())
+    entry: dict[str, Any] = {"train_loss": means["loss"], "train_accuracy": means["accuracy"]}
+    with shown(run.console) as on_progress:
+        entry |= run.evaluator.losses(on_progress)
+        if run.config.training.monitor in ("bleu", "chrf"):
+            entry |= run.evaluator.scores(run.evaluator.translate(on_progress), on_progress)
     progress = run.progress
     entry["steps"] = progress.batch
     progress.history.append(entry)
@@ -141,12 +145,10 @@ def _finish(run: Run) -> TrainedModel:
     settings, model = run.config.training, run.training.model
     epochs = chosen_epochs(run.progress.history, settings)
     average_weights([run.epoch_weights(epoch) for epoch in epochs], model)
-    with run.console.status("judging the final weights"):
-        exact, exact_texts = run.evaluator.losses(), run.evaluator.translate()
-        exact |= run.evaluator.scores(exact_texts)
+    with shown(run.console) as on_progress:
+        exact, exact_texts = _judge(run.evaluator, on_progress)
         round_weights(model, settings.save_dtype)
-        stored, stored_texts = run.evaluator.losses(), run.evaluator.translate()
-        stored |= run.evaluator.scores(stored_texts)
+        stored, stored_texts = _judge(run.evaluator, on_progress)
     identical = sum(exact_texts[source] == text for source, text in stored_texts.items()) / len(stored_texts)
     report = build_report(run.config, run.progress, (run.train, run.valid), epochs, stored, exact, identical)
     samples = choose_samples(run.valid)
@@ -155,3 +157,9 @@ def _finish(run: Run) -> TrainedModel:
     shutil.rmtree(run.checkpoint.parent)
     print_report(run.console, report)
     return trained
+
+
+def _judge(evaluator: Evaluator, on_progress: OnProgress) -> tuple[dict[str, float], dict[str, str]]:
+    """All metrics of the model as it is, and its answers."""
+    losses, answers = evaluator.losses(on_progress), evaluator.translate(on_progress)
+    return losses | evaluator.scores(answers, on_progress), answers

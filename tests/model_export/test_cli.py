@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 from model_export.cli import app
 from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET
+from tests.model_export.terminal import plain, run_on_terminal
 from tests.support.tiny_training import pairs, tiny_config, write_pairs
 
 REPOSITORY = Path(__file__).parents[2]
@@ -174,6 +175,18 @@ def test_inspect_tells_an_artifacts_manifest(artifact_root: Path) -> None:
     assert re.search(rf"parameter_count +│ {manifest['parameter_count']:,} ", run("inspect", str(artifact)).stdout)
 
 
+def test_a_folder_of_something_else_hides_no_shipped_configuration(
+    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "rnn").mkdir()
+    shutil.copytree(trained, tmp_path / "transformer")
+
+    assert json.loads(run("inspect", "rnn", "--json").stdout)["kind"] == "configuration"
+    assert json.loads(run("inspect", "transformer", "--json").stdout)["kind"] == "trained model"
+    assert "rnn is neither a trained model" in run("inspect", "./rnn").stderr
+
+
 # --- generate, export, verify -----------------------------------------------------------------------------------------
 
 
@@ -209,11 +222,69 @@ def test_generate_writes_one_line_for_every_text(artifact_root: Path) -> None:
     assert len(result.stdout.splitlines()) == 1
 
 
-def test_generate_explains_a_refusal_of_the_model(artifact_root: Path) -> None:
-    result = run("generate", str(artifact_root / "tiny-rnn" / "1"), "cat " * 100)
+def test_a_terminal_shows_how_far_an_export_and_its_verification_are(tmp_path: Path) -> None:
+    from model_export.trained_model import save_trained_model
+    from tests.support.tiny_models import RNN, tiny_model
+
+    save_trained_model(tmp_path / "tiny", tiny_model(RNN))
+    command = [sys.executable, "-m", "model_export"]
+
+    exported = run_on_terminal(*command, "export", str(tmp_path / "tiny"), "--to", str(tmp_path / "models"))
+    artifact = tmp_path / "models" / "tiny" / "1"
+    verified = run_on_terminal(*command, "verify", str(artifact))
+
+    assert (exported.returncode, exported.stdout) == (0, f"{artifact}\n")
+    shown = plain(exported.stderr)
+    for stage in ("loading TensorFlow", "reading the model", "saving"):
+        assert stage in shown
+    for stage in ("tracing the graph", "making the certificate", "replaying the certificate"):
+        assert re.search(rf"{stage} \S+ \d+/\d+ ", shown)
+    assert verified.returncode == 0
+    assert verified.stdout.startswith(f"{artifact}: as certified")
+    assert "loading TensorFlow" in plain(verified.stderr)
+    assert re.search(r"replaying the certificate \S+ 14/14 ", plain(verified.stderr))
+
+
+def test_answers_go_to_a_file_while_a_terminal_shows_how_many_there_are(artifact_root: Path) -> None:
+    artifact = str(artifact_root / "tiny-rnn" / "1")
+    texts = ["the cat"] * 40
+
+    ran = run_on_terminal(sys.executable, "-m", "model_export", "generate", artifact, *texts, "--max-new-tokens", "3")
+
+    assert ran.stdout.count("\n") == 40
+    assert re.search(r"generating \S+ 32/40 ", plain(ran.stderr))
+
+
+def test_without_a_terminal_nothing_but_results_is_written(artifact_root: Path) -> None:
+    ran = run_process("generate", str(artifact_root / "tiny-rnn" / "1"), "the cat", "--max-new-tokens", "3")
+
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.count("\n") == 1
+    assert "\x1b" not in ran.stdout
+
+
+def test_generate_names_the_text_that_the_model_refuses(artifact_root: Path) -> None:
+    stdin = "the cat\n" * 40 + "cat " * 100 + "\nthe cat\n"
+    result = run("generate", str(artifact_root / "tiny-rnn" / "1"), "--max-new-tokens", "3", stdin=stdin)
 
     assert result.exit_code == 1
-    assert result.stderr == "error: a source must have 1..48 tokens, EOS counted\n"
+    shown = "cat " * 10 + "…"
+    assert result.stderr == f"error: text 41, {shown!r}: a source must have 1..48 tokens, EOS counted\n"
+    assert result.stdout.count("\n") == 32  # the batch before
+
+
+def test_generate_names_no_text_where_the_model_refuses_an_option(artifact_root: Path) -> None:
+    result = run("generate", str(artifact_root / "tiny-rnn" / "1"), "the cat", "--max-new-tokens", "4000")
+
+    assert result.exit_code == 1
+    assert re.fullmatch(r"error: prefix_lengths \+ max_new_tokens must be at most \d+\n", result.stderr)
+
+
+def test_generate_takes_a_byte_order_mark_for_none_of_the_text(artifact_root: Path) -> None:
+    artifact = str(artifact_root / "tiny-rnn" / "1")
+    result = run("generate", artifact, "--max-new-tokens", "3", "--json", stdin="\ufeffthe cat\n")
+
+    assert json.loads(result.stdout)["text"] == "the cat"
 
 
 def test_export_refuses_a_version_that_exists(artifact_root: Path, trained: Path) -> None:

@@ -15,6 +15,7 @@ from model_export.artifact.reloaded import in_session, loaded, read_meta_graph
 from model_export.artifact.versions import VersionError
 from model_export.contract import MINIMUM_GOLDEN_CASES, SIGNATURES, SUPPORTED_OPTIONS, Limits, Manifest, sha256
 from model_export.export import STAGES, ExportError, export_model
+from model_export.verify import RUNTIMES
 from tests.support.tiny_models import CORPUS, LIMITS, RNN, TRANSFORMER, VOCABULARY_SIZE, tiny_model, tiny_tokenizer
 
 
@@ -90,21 +91,21 @@ def test_describe_tells_the_files_as_they_are_now(runtime: Callable, artifact: P
 
 @pytest.mark.parametrize("stage", [STAGES[0], STAGES[-1]])
 def test_an_interrupted_export_leaves_no_version(stage: str, tmp_path: Path) -> None:
-    seen = []
+    seen: dict[str, list[str]] = {}
 
-    def interrupt(name: str) -> None:
-        seen.append([path.name for path in (tmp_path / "m").iterdir() if path.name.isdecimal()])
+    def interrupt(name: str, done: int, total: int) -> None:
+        seen[name] = [path.name for path in (tmp_path / "m").iterdir() if path.name.isdecimal()]
         if name == stage:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export_model(tiny_model(RNN), tmp_path, "m", progress=interrupt)
-    assert seen == [[]] * (1 + STAGES.index(stage))
-    assert list((tmp_path / "m").iterdir()) == []
+        export_model(tiny_model(RNN), tmp_path, "m", on_progress=interrupt)
+    assert seen == {earlier: [] for earlier in STAGES[: 1 + STAGES.index(stage)]}
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_artifact_that_fails_its_certificate_is_not_published(tmp_path: Path) -> None:
-    def damage(stage: str) -> None:
+    def damage(stage: str, done: int, total: int) -> None:
         if stage == STAGES[-1]:
             (staging,) = (tmp_path / "m").iterdir()
             (staging / "variables" / "variables.data-00000-of-00001").write_bytes(b"")
@@ -112,16 +113,33 @@ def test_an_artifact_that_fails_its_certificate_is_not_published(tmp_path: Path)
     with pytest.raises(
         ExportError, match=r"the exported graph differs in 2 places: saved_model\.load, reading: expected"
     ):
-        export_model(tiny_model(RNN), tmp_path, "m", progress=damage)
-    assert list((tmp_path / "m").iterdir()) == []
+        export_model(tiny_model(RNN), tmp_path, "m", on_progress=damage)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_version_that_exists_is_refused_before_any_work(artifact: Path, tmp_path: Path) -> None:
     (tmp_path / "m" / "1").mkdir(parents=True)
-    stages: list[str] = []
+    told: list[tuple[str, int, int]] = []
     with pytest.raises(VersionError, match="exists: versions are never overwritten"):
-        export_model(tiny_model(RNN), tmp_path, "m", 1, stages.append)
-    assert stages == []
+        export_model(tiny_model(RNN), tmp_path, "m", 1, lambda *stage: told.append(stage))
+    assert told == []
+
+
+def test_every_stage_tells_how_far_it_is(tmp_path: Path) -> None:
+    told: list[tuple[str, int, int]] = []
+    export_model(tiny_model(RNN), tmp_path, "m", on_progress=lambda *stage: told.append(stage))
+
+    assert tuple(dict.fromkeys(stage for stage, _, _ in told)) == STAGES
+    tracing, certifying, saving, verifying = (
+        [(done, total) for name, done, total in told if name == stage] for stage in STAGES
+    )
+    assert tracing == [(done, len(SIGNATURES) + 1) for done in range(len(SIGNATURES) + 1)]
+    kinds = len(certifying) - 1
+    assert kinds > 10
+    assert certifying == [(0, 0), *((done, kinds) for done in range(1, kinds + 1))]
+    assert saving == [(0, 0)]
+    answers = len(RUNTIMES) * len(SIGNATURES)
+    assert verifying == [(done, answers) for done in range(answers + 1)]
 
 
 def test_warm_up_records_are_what_tf_serving_reads(artifact: Path, manifest: Manifest) -> None:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.model_export.terminal import plain, run_on_terminal
+
 REPOSITORY = Path(__file__).parents[2]
 
 
@@ -35,6 +37,22 @@ def test_nothing_is_written_by_the_import_or_the_first_operation() -> None:
     assert ran.returncode == 0
     assert ran.stdout == "2 True\n"
     assert ran.stderr == "told\n"
+
+
+def test_a_terminal_shows_that_the_import_is_under_way() -> None:
+    ran = run_on_terminal(
+        sys.executable,
+        "-c",
+        "from model_export.startup import load_tensorflow\n"
+        "load_tensorflow()\n"
+        "load_tensorflow()  # at once, and shows nothing\n",
+    )
+
+    assert ran.returncode == 0
+    assert "loading TensorFlow" in ran.stderr
+    assert ran.stderr.count("\x1b[?25l") == 1  # one spinner
+    assert ran.stderr.endswith("\x1b[2K")  # and it is gone
+    assert plain(ran.stderr).replace("loading TensorFlow", "").strip(" \r\n⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏") == ""  # no notices
 
 
 def test_an_import_that_fails_shows_what_was_written() -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier
@@ -19,7 +23,8 @@ def integers(folder: Path) -> list[str]:
 def test_the_first_version_is_1(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "models", "en-fr")
     assert folder == tmp_path / "models" / "en-fr"
-    assert next_version(folder) == 1
+    with staging_folder(folder):
+        assert next_version(folder) == 1
 
 
 def test_the_next_version_follows_the_highest_integer(tmp_path: Path) -> None:
@@ -66,6 +71,56 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         interrupted()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_failed_first_export_leaves_no_folder_of_the_model(tmp_path: Path) -> None:
+    def failing() -> None:
+        with staging_folder(tmp_path / "m"):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        failing()
+    assert list(tmp_path.iterdir()) == []
+
+
+ABANDON = """
+import sys, time
+from pathlib import Path
+from model_export.artifact.versions import staging_folder
+
+with staging_folder(Path(sys.argv[1])) as staging:
+    (staging / "half").write_text("written")
+    print(staging.name, flush=True)
+    time.sleep(600)
+"""
+
+
+def test_only_what_a_killed_export_left_is_removed(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ABANDON, str(tmp_path)], stdout=subprocess.PIPE, text=True) as export:
+        assert export.stdout is not None
+        theirs = tmp_path / export.stdout.readline().strip()
+
+        with staging_folder(tmp_path):
+            assert (theirs / "half").read_text() == "written"  # its process lives
+        export.kill()
+        export.wait()
+        assert theirs.is_dir()
+
+        with staging_folder(tmp_path) as mine:
+            assert list(tmp_path.iterdir()) == [mine]
+            with staging_folder(tmp_path) as another:
+                assert sorted(tmp_path.iterdir()) == sorted([mine, another])
+
+
+def test_nothing_is_removed_where_folders_cannot_be_locked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unsupported(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    (tmp_path / ".exporting-theirs").mkdir()
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+
+    with staging_folder(tmp_path) as mine:
+        assert sorted(path.name for path in tmp_path.iterdir()) == sorted([".exporting-theirs", mine.name])
 
 
 def test_a_version_that_appears_meanwhile_is_kept(tmp_path: Path) -> None:

@@ -116,6 +116,23 @@ def test_later_target_tokens_do_not_change_earlier_logits(model: Seq2SeqModel) -
     assert not np.allclose(before[:, 3:], after[:, 3:], atol=1e-2)
 
 
+def test_a_packed_model_answers_alike_and_names_the_variables_that_it_reads(model: Seq2SeqModel) -> None:
+    expected = whole_pass(model, SOURCE_IDS, SOURCE_LENGTHS, TARGET_IDS)
+    stored = {weight.path: weight.numpy() for weight in model.weights}
+    variables = model.pack()
+
+    @tf.function(autograph=False)
+    def packed_pass() -> tf.Tensor:
+        inputs = {"source_ids": SOURCE_IDS, "source_lengths": SOURCE_LENGTHS, "target_ids": TARGET_IDS}
+        return model({name: tf.constant(value) for name, value in inputs.items()})
+
+    np.testing.assert_allclose(packed_pass(), expected, atol=1e-5)
+    read = packed_pass.get_concrete_function().variables
+    assert {id(variable) for variable in read} == {id(variable) for variable in variables}
+    for weight in model.weights:
+        np.testing.assert_array_equal(weight.numpy(), stored[weight.path])
+
+
 @pytest.mark.parametrize("prefix_lengths", [[0, 0, 0, 0], [2, 0, 3, 1]])
 def test_cached_steps_give_the_logits_of_the_whole_pass(model: Seq2SeqModel, prefix_lengths: list[int]) -> None:
     """Every row with a prefix of its own; two beams that read different tokens and swap places after each step."""

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from model_export.config import DataConfig, LimitsConfig, TokenizerConfig
+from model_export.text import data
 from model_export.text.data import (
     DataError,
     EncodedPairs,
@@ -37,6 +38,13 @@ def test_pairs_of_several_files_in_order(tmp_path: Path) -> None:
     pairs = read_pairs([str(tmp_path / "*.tsv")])
 
     assert (pairs.sources, pairs.targets, pairs.malformed) == (["a", "é", "c"], ["A", "É", "C"], 0)
+
+
+def test_a_byte_order_mark_is_no_text(tmp_path: Path) -> None:
+    write(tmp_path / "a.tsv", b"\xef\xbb\xbfa\tA\n")
+    write(tmp_path / "b.tsv", b"\xef\xbb\xbfb\tB\n\xef\xbb\xbfc\tC\n")  # of the second line it is text
+
+    assert read_pairs([str(tmp_path / "*.tsv")]).sources == ["a", "b", "\ufeffc"]
 
 
 def test_a_file_named_twice_is_read_once(tmp_path: Path) -> None:
@@ -74,6 +82,15 @@ def test_a_malformed_line_is_named_or_counted(tmp_path: Path, line: bytes, probl
 def test_no_pairs_at_all(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no pairs"):
         read_pairs([write(tmp_path / "a.tsv", b"nothing\n")], skip_malformed=True)
+
+
+def test_lines_are_counted_while_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(data, "_LINES_TOLD", 2)
+    told: list[tuple[str, int, int]] = []
+
+    read_pairs([write(tmp_path / "a.tsv", b"a\tA\n" * 5)], on_progress=lambda *stage: told.append(stage))
+
+    assert told == [("reading a.tsv", done, 5) for done in (0, 2, 4)]
 
 
 # --- splitting --------------------------------------------------------------------------------------------------------
@@ -120,6 +137,21 @@ def test_both_sides_end_with_eos(tokenizer: SentencePieceTokenizer) -> None:
     assert (encoded.filtered, encoded.truncated) == (0, 0)
 
 
+def test_chunks_are_told_and_change_nothing(tokenizer: SentencePieceTokenizer, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = encode_pairs(PAIRS, tokenizer, LimitsConfig(), DataConfig())
+    monkeypatch.setattr(data, "_PAIRS_ENCODED", 2)
+    told: list[tuple[str, int, int]] = []
+
+    chunked = encode_pairs(
+        PAIRS, tokenizer, LimitsConfig(), DataConfig(), on_progress=lambda *stage: told.append(stage)
+    )
+
+    assert [(done, total) for _, done, total in told] == [(0, 3), (2, 3)]
+    for side in ("source_ids", "labels"):
+        assert getattr(chunked, side).to_list() == getattr(whole, side).to_list()
+        assert getattr(chunked, side).dtype == getattr(whole, side).dtype
+
+
 def test_overlong_pairs_are_filtered_and_counted(tokenizer: SentencePieceTokenizer) -> None:
     limits = LimitsConfig(max_source_tokens=8, max_target_tokens=8, default_max_new_tokens=8)
     encoded = encode_pairs(PAIRS, tokenizer, limits, DataConfig())
@@ -147,8 +179,8 @@ def test_overlong_pairs_are_truncated_before_eos_and_counted(tokenizer: Sentence
 
 def test_nothing_within_the_limits(tokenizer: SentencePieceTokenizer) -> None:
     limits = LimitsConfig(max_source_tokens=1)
-    with pytest.raises(DataError, match="every pair exceeds"):
-        encode_pairs(PAIRS, tokenizer, limits, DataConfig())
+    with pytest.raises(DataError, match="every validation pair exceeds limits"):
+        encode_pairs(PAIRS, tokenizer, limits, DataConfig(), "validation")
 
 
 # --- batches ----------------------------------------------------------------------------------------------------------

@@ -10,8 +10,12 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from model_export.training.callbacks import ContinueMeans, ProgressBar, StopRequest, TrackProgress
+from model_export.training.callbacks import ContinueMeans, ProgressBar, StopRequest, TellBatches, TrackProgress
 from model_export.training.checkpoint import Progress
+
+
+def terminal(text: io.StringIO) -> Console:
+    return Console(file=text, force_terminal=True, force_interactive=True, width=120)
 
 
 def fit(*callbacks: keras.callbacks.Callback, batches: int = 6) -> keras.Model:
@@ -79,10 +83,37 @@ def test_running_means_go_on() -> None:
 
 def test_the_bar_shows_steps_and_loss() -> None:
     text = io.StringIO()
-    bar = ProgressBar(Console(file=text, force_terminal=True, width=120), "epoch 3/9", finished=2, total=8)
 
-    fit(bar)
+    with ProgressBar(terminal(text), "epoch 3/9", finished=2, total=8) as bar:
+        fit(bar)
 
     assert "epoch 3/9" in text.getvalue()
     assert "8/8" in text.getvalue()
     assert "loss" in text.getvalue()
+
+
+def test_the_bar_is_gone_after_an_epoch_that_failed() -> None:
+    class Fail(keras.callbacks.Callback):
+        def on_train_batch_end(self, batch: int, logs: object = None) -> None:
+            raise RuntimeError("out of memory")
+
+    text = io.StringIO()
+    with (
+        pytest.raises(RuntimeError, match="out of memory"),
+        ProgressBar(terminal(text), "epoch 1/1", finished=0, total=6) as bar,
+    ):
+        fit(bar, Fail())
+
+    assert text.getvalue().endswith("\x1b[2K")  # the line is erased
+    assert text.getvalue().rindex("\x1b[?25h") > text.getvalue().rindex("\x1b[?25l")  # and the cursor is back
+
+
+def test_batches_that_are_judged_are_told() -> None:
+    told: list[tuple[str, int, int]] = []
+    model = fit()
+    rows = np.ones([4, 1], np.float32)
+
+    telling = TellBatches(lambda *stage: told.append(stage), "judging", total=2)
+    model.evaluate(rows, rows, batch_size=2, verbose=0, callbacks=[telling])
+
+    assert told == [("judging", 0, 2), ("judging", 1, 2), ("judging", 2, 2)]

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_export.training.losses import masked_mean, symmetric_divergence, token_losses
+from model_export.training.losses import masked_mean, token_losses
 
 # Two rows, two positions, three words. softmax(log p) is p, so these logits are the log-probabilities themselves.
 PROBABILITIES = np.array([[[0.5, 0.25, 0.25], [0.25, 0.25, 0.5]], [[0.125, 0.125, 0.75], [0.5, 0.25, 0.25]]])
@@ -65,14 +65,3 @@ def test_the_gradient_is_softmax_minus_the_smoothed_label_and_none_from_padding(
 
     np.testing.assert_allclose(gradient[0, 0], (np.array([0.5, 0.25, 0.25]) - [0.1, 0.8, 0.1]) / 3, atol=1e-6)
     np.testing.assert_array_equal(gradient[1, 1], [0, 0, 0])
-
-
-def test_symmetric_divergence_by_hand() -> None:
-    p, q = [0.5, 0.5], [0.25, 0.75]
-    kl_pq = 0.5 * log(0.5 / 0.25) + 0.5 * log(0.5 / 0.75)
-    kl_qp = 0.25 * log(0.25 / 0.5) + 0.75 * log(0.75 / 0.5)
-
-    found = symmetric_divergence(tf.math.log([[p]]) - 2.0, tf.math.log([[q]]))
-
-    assert found.numpy() == pytest.approx(np.array([[(kl_pq + kl_qp) / 2]]), rel=1e-5)
-    assert symmetric_divergence(tf.math.log([[p]]), tf.math.log([[p]])).numpy().item() == 0.0

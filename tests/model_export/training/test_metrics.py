@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import numpy as np
 import pytest
 import sacrebleu
@@ -56,6 +58,7 @@ def corpus(tokenizer: SentencePieceTokenizer) -> Corpus:
 @pytest.fixture(scope="module")
 def training() -> TrainingModel:
     config = tiny_config()
+    random.seed(5)  # Keras draws the seeds of its initializers from it
     return compile_for_training(build_model(config.model, config.limits), config.training, 10)
 
 
@@ -97,6 +100,21 @@ def test_every_source_is_translated_once_whatever_the_batches(
     rows = pairs(12)[7:8]
     alone = Evaluator(training, tokenizer, tiny_config().limits, corpus_of(rows, tokenizer), batch_tokens=64)
     assert alone.translate() == {rows[0][0]: written[rows[0][0]]}
+
+
+def test_batches_and_sources_are_told(evaluator: Evaluator) -> None:
+    told: list[tuple[str, int, int]] = []
+
+    evaluator.losses(lambda *stage: told.append(stage))
+    batches = told[-1][2]
+    assert batches > 1
+    assert [stage[1:] for stage in told] == [(done, batches) for done in range(batches + 1)]
+
+    told.clear()
+    evaluator.translate(lambda *stage: told.append(stage))
+    assert told[0][1:] == (0, 12)
+    assert len(told) > 1
+    assert all(total == 12 for _, _, total in told)
 
 
 def test_perfect_answers_score_100(corpus: Corpus, evaluator: Evaluator) -> None:

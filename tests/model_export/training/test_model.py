@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from model_export.models import build_model
-from model_export.training.losses import masked_mean, symmetric_divergence, token_losses
+from model_export.training.losses import masked_mean, token_losses
 from model_export.training.model import TrainingModel, compile_for_training, matrix_precision
 from tests.support.tiny_training import tiny_config
 
@@ -77,35 +77,6 @@ def test_the_gradient_is_clipped_by_its_global_norm(clip_norm: float | None) -> 
         assert norm > 0.5
     else:
         assert norm == pytest.approx(clip_norm, rel=1e-2)
-
-
-def test_r_drop_without_dropout_changes_nothing() -> None:
-    """Both passes are then the same: their divergence is 0, and the mean loss over twice the batch is that of one."""
-    plain, doubled = fresh(), fresh(r_drop=5.0)
-
-    plain.train_step((INPUTS, LABELS))
-    doubled.train_step((INPUTS, LABELS))
-
-    for weight, other in zip(plain.model.weights, doubled.model.weights, strict=True):
-        np.testing.assert_allclose(weight.numpy(), other.numpy(), atol=1e-5)
-
-
-def test_r_drop_draws_the_dropout_passes_together() -> None:
-    def divergence(training: TrainingModel) -> float:
-        """Mean over many dropout draws."""
-        inputs = tf.nest.map_structure(lambda x: tf.repeat(x, 256, axis=0), INPUTS)
-        first, second = training.model(inputs, training=True), training.model(inputs, training=True)
-        return float(tf.reduce_mean(symmetric_divergence(first, second)))
-
-    optimizer = {"learning_rate": 0.01, "warmup_steps": 0, "schedule": "constant"}
-    plain = fresh(dropout=0.3, optimizer=optimizer)
-    consistent = fresh(dropout=0.3, optimizer=optimizer, r_drop=20.0)
-    for training in (plain, consistent):
-        run = tf.function(training.train_step)
-        for _ in range(25):
-            run((INPUTS, LABELS))
-
-    assert divergence(consistent) < 0.5 * divergence(plain)
 
 
 def test_bfloat16_lasts_as_long_as_it_is_asked_for() -> None:

@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from model_export.config import RunConfig
-from model_export.text.data import read_pairs
+from model_export.text.data import DataError, read_pairs
 from model_export.text.tokenizers import SentencePieceTokenizer
 from model_export.trained_model import TrainedModel, load_trained_model
 from model_export.training.checkpoint import TrainingError
@@ -140,6 +140,28 @@ def test_samples_are_different_real_sources_with_the_longest(folder: Path, whole
     assert len(whole.samples[0]) == max(map(len, sources))
 
 
+def test_everything_that_takes_time_is_shown_on_a_terminal(
+    folder: Path, whole: TrainedModel, told: io.StringIO
+) -> None:
+    seen = io.StringIO()
+    run(folder, "watched", Console(file=seen, force_terminal=True, force_interactive=True, width=200))
+
+    for stage in (
+        "reading train.tsv",
+        "training the tokenizer",
+        "encoding the training pairs",
+        "encoding the validation pairs",
+        "building the model",
+        "epoch 1/4",
+        "losses of the validation pairs",
+        "answers to the validation sources",
+        "BLEU and chrF",
+    ):
+        assert stage in seen.getvalue()
+        assert stage not in told.getvalue()
+    assert "\x1b" not in told.getvalue()
+
+
 # --- stopped runs -----------------------------------------------------------------------------------------------------
 
 KILLED_RUN = """
@@ -225,17 +247,28 @@ def test_a_run_resumes_with_its_own_configuration_and_data_only(folder: Path, tm
         train(broken, files, None, out, resume=True, console=Console(file=io.StringIO()))
 
 
+@pytest.mark.parametrize(("train_words", "valid_words", "kind"), [(2, 40, "validation"), (40, 2, "training")])
+def test_pairs_that_are_all_too_long_are_told_apart(
+    train_words: int, valid_words: int, kind: str, tmp_path: Path
+) -> None:
+    files = [
+        write_pairs(tmp_path / name, [(f"{source} " * words, target) for source, target in pairs(40)])
+        for name, words in zip(FILES, (train_words, valid_words), strict=True)
+    ]
+    with pytest.raises(DataError, match=f"every {kind} pair exceeds limits"):
+        train(tiny_config(), files[:1], files[1:], tmp_path / "out", console=Console(file=io.StringIO()))
+
+
 # --- the rest of the options ------------------------------------------------------------------------------------------
 
 
-def test_early_stopping_on_a_decoded_metric_with_r_drop(tmp_path: Path) -> None:
+def test_early_stopping_on_a_decoded_metric_in_bfloat16(tmp_path: Path) -> None:
     """Nothing can be learned at such a rate: BLEU stays as it was in the first epoch."""
     settings = tiny_config(
         epochs=20,
         monitor="bleu",
         patience=2,
         average="best",
-        r_drop=1.0,
         precision="bfloat16",
         optimizer={"learning_rate": 1e-9},
     )

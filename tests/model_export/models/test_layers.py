@@ -1,0 +1,40 @@
+"""Packed kernels: the same products from another layout."""
+
+from __future__ import annotations
+
+import keras
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from model_export.models.layers import Linear, TokenEmbedding
+
+
+def random_linear(in_size: int, out_size: int, tied: bool) -> Linear:
+    keras.utils.set_random_seed(3)
+    linear = Linear(in_size, out_size, TokenEmbedding(out_size, in_size) if tied else None)
+    linear.bias.assign(np.random.default_rng(1).normal(size=out_size))
+    return linear
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("out_size", [1, 47, 48, 49, 200])
+@pytest.mark.parametrize("rows", [(1,), (5, 1), (2, 3, 7), (0,)])
+def test_a_packed_layer_computes_what_it_did(rows: tuple[int, ...], out_size: int, tied: bool) -> None:
+    linear = random_linear(16, out_size, tied)
+    x = np.random.default_rng(2).normal(size=(*rows, 16)).astype(np.float32)
+    expected = x @ linear.kernel.numpy().T + linear.bias.numpy()
+    np.testing.assert_allclose(linear(tf.constant(x)), expected, atol=1e-5)
+    linear.pack()
+    np.testing.assert_allclose(linear(tf.constant(x)), expected, atol=1e-5)
+
+
+def test_packing_again_follows_a_changed_kernel() -> None:
+    linear = random_linear(16, 50, tied=False)
+    x = tf.ones([1, 16])
+    linear.pack()
+    before = linear(x)
+    linear.kernel.assign(2 * linear.kernel)
+    np.testing.assert_array_equal(linear(x), before)
+    linear.pack()
+    np.testing.assert_allclose(linear(x) - linear.bias, 2 * (before - linear.bias), atol=1e-5)
