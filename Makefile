@@ -10,14 +10,15 @@ ARGS ?=
 EXPORTED := $(patsubst models/%/config.yaml,$(MODELS)/%/.exported,$(wildcard models/*/config.yaml))
 EXPORTER := $(shell find model_export -name '*.py' -not -path 'model_export/training/*')
 
-.PHONY: help serve models test check fix lock clean
+.PHONY: help serve models test check fix proto lock clean
 .DELETE_ON_ERROR:
 
 help:
-	@echo 'make serve   export the shipped models where needed and serve them on http://127.0.0.1:8000 (ARGS="--port 8080")'
+	@echo 'make serve   export the shipped models where needed and serve them on http://127.0.0.1:8000 (ARGS="--port 8080 --grpc-port 9080")'
 	@echo 'make test    the whole suite (ARGS="-k beam")'
 	@echo 'make check   format, lint, types, architecture'
 	@echo 'make fix     format and fix what the linter can'
+	@echo 'make proto   generate the code of the .proto files anew'
 	@echo 'make lock    resolve $(LOCK) anew'
 
 $(VENV)/.installed: $(LOCK)
@@ -48,6 +49,9 @@ check: $(VENV)/.installed
 fix: $(VENV)/.installed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+proto: $(VENV)/.installed
+	$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. $(shell find service -name '*.proto')
 
 lock: $(VENV)/.installed
 	$(BIN)/pip install --quiet --disable-pip-version-check uv==$(UV_VERSION)

@@ -7,7 +7,7 @@ backend.
 from __future__ import annotations
 
 import enum
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -46,6 +46,7 @@ class ModelVersion:
     reason: str | None = None
     manifest: Manifest | None = None  # always there when READY
     tokenizer: bytes | None = None  # always there when READY
+    replicas: Mapping[str, str] | None = None  # of a backend with several: what each says of it, by address
 
 
 class Backend(Protocol):
@@ -53,11 +54,15 @@ class Backend(Protocol):
 
     @property
     def slots(self) -> int:
-        """How many ``predict`` calls run at the same time without waiting for each other."""
+        """How many ``predict`` calls run at the same time without waiting for each other; at least 1; it may change."""
         ...
 
     async def start(self) -> None:
-        """Begin to load; returns once every model found has become READY or REFUSED."""
+        """Begin to load; returns once every model found has become READY or REFUSED.
+
+        A backend whose models live elsewhere returns after some seconds even if they are not there: they are found
+        when they come.
+        """
         ...
 
     async def close(self) -> None:
@@ -68,13 +73,26 @@ class Backend(Protocol):
         """What there is now, by name, newest version first. Cheap: a snapshot."""
         ...
 
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """Have ``listener`` called, in the event loop, whenever ``versions`` or ``slots`` have changed."""
+        ...
+
+    def keep(self, versions: Mapping[str, frozenset[int]]) -> None:
+        """Load these versions of each model too, besides those that are served anyway, and keep them: labels name them.
+
+        Replaces what was asked before; may come before ``start``. A backend that does not choose what is loaded does
+        nothing.
+        """
+        ...
+
     async def predict(
         self, name: str, version: int, signature: str, inputs: Arrays, timeout_s: float | None = None
     ) -> dict[str, NDArray[np.generic]]:
         """Run one signature; inputs and outputs as in ``contract.SIGNATURES``.
 
         Raises:
-            ModelNotFound: no such READY version.
+            ModelNotFound: no such READY version, or no longer.
+            Overloaded: it takes no more calls now.
             DeadlineExceeded: no answer within ``timeout_s`` seconds.
             BackendFailed: the graph failed. BackendUnavailable: it cannot be reached.
         """

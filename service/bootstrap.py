@@ -14,14 +14,16 @@ from typing import Any
 from service.backend import Backend, ModelVersion
 from service.backends.embedded import EmbeddedBackend
 from service.backends.scripted import ScriptedBackend
+from service.backends.tf_serving import TfServingBackend
 from service.engine import Engine
 from service.settings import Settings
 from service.telemetry import LOGGER_NAME, Telemetry, configure_logging, log_event
-from service.transport.http_server import HttpServer
+from service.transport.http_server import LAST_WRITES_S, HttpServer
 from service.transport.rest import create_app
+from service.transport.rpc import RpcServer
 
-Started = Callable[[str, Sequence[ModelVersion]], None]
-"""Is told the address and the models once they are loaded."""
+Started = Callable[[str, str | None, Sequence[ModelVersion]], None]
+"""Is told the addresses of REST and, unless it is off, of gRPC, and the models once they are loaded."""
 
 _STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _BACKLOG = 2048
@@ -35,13 +37,13 @@ def run(settings: Settings, started: Started) -> None:
     """Serve until SIGTERM or SIGINT, then finish what was accepted; a second signal cuts that short.
 
     Raises:
-        StartError: the address is taken.
+        StartError: an address is taken.
         BackendUnavailable: there are no models to serve.
     """
     # Logs have a descriptor of their own: that of standard error is muted while TensorFlow is imported.
     with os.fdopen(os.dup(sys.stderr.fileno()), "w", buffering=1) as stream:
         configure_logging(settings.log_level, stream, (LOGGER_NAME, "asyncio"))
-        configure_logging("warning", stream, ("uvicorn.error",))
+        configure_logging("warning", stream, ("uvicorn.error", "grpc"))
         asyncio.run(_serve(settings, started))
 
 
@@ -61,14 +63,18 @@ async def running_engine(settings: Settings, telemetry: Telemetry | None = None)
 
 
 def make_backend(settings: Settings) -> Backend:
-    """The backend that the settings name."""
+    """The backend that the settings name. Raises BackendUnavailable if they say nothing that it could work with."""
     if settings.backend == "scripted":
         return ScriptedBackend(slots=settings.concurrent_runs)
+    if settings.backend == "tf-serving":
+        return TfServingBackend(settings)
     return EmbeddedBackend(
         settings.models_folder,
         slots=settings.concurrent_runs,
         intra_op_threads=settings.intra_op_threads,
         max_batch_rows=settings.max_batch_rows,
+        versions_served=settings.versions_served,
+        version_poll_s=settings.version_poll_s,
     )
 
 
@@ -79,9 +85,11 @@ async def _serve(settings: Settings, started: Started) -> None:
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in _STOP_SIGNALS:
         asyncio.get_running_loop().add_signal_handler(number, signals.put_nowait, number)
-    with _listen(settings) as listener:
-        # Probes are answered while models load, so the two go on side by side.
-        starting = asyncio.create_task(_start(engine, _address(settings, listener), started))
+    with _listen(settings.host, settings.port, "--port") as listener:
+        # Probes are answered while models load, so all go on side by side.
+        rpc, rpc_address = await _start_rpc(engine, settings, telemetry)
+        address = f"http://{_address(settings.host, listener.getsockname()[1])}"
+        starting = asyncio.create_task(_start(engine, address, rpc_address, started))
         serving = asyncio.create_task(server.serve([listener]))
         stopping = asyncio.create_task(signals.get())
         try:
@@ -96,13 +104,28 @@ async def _serve(settings: Settings, started: Started) -> None:
             stopping.cancel()
             await engine.close()
             server.should_exit = True
-            await serving
+            await asyncio.gather(serving, *([rpc.stop(LAST_WRITES_S)] if rpc else []))
     log_event("stopped")
 
 
-async def _start(engine: Engine, address: str, started: Started) -> None:
+async def _start(engine: Engine, address: str, rpc_address: str | None, started: Started) -> None:
     await engine.start()
-    started(address, engine.models())
+    started(address, rpc_address, engine.models())
+
+
+async def _start_rpc(engine: Engine, settings: Settings, telemetry: Telemetry) -> tuple[RpcServer | None, str | None]:
+    """The gRPC side, listening, and its address; neither where it is turned off."""
+    if settings.grpc_port < 0:
+        return None, None
+    # gRPC tells only its own log why it cannot listen, so that is tried before.
+    with _listen(settings.host, settings.grpc_port, "--grpc-port") as free:
+        host: str = free.getsockname()[0]
+    server = RpcServer(engine, settings, telemetry)
+    try:
+        port = await server.start(_address(host, settings.grpc_port))
+    except OSError as error:
+        raise StartError(f"{error}; see --host and --grpc-port") from error
+    return server, _address(settings.host, port)
 
 
 async def _unless_hurried(drain: Coroutine[Any, Any, bool], signals: asyncio.Queue[signal.Signals]) -> None:
@@ -114,22 +137,20 @@ async def _unless_hurried(drain: Coroutine[Any, Any, bool], signals: asyncio.Que
     hurry.cancel()
 
 
-def _listen(settings: Settings) -> socket.socket:
-    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+def _listen(host: str, port: int, flag: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     # The protocol is named, because asyncio turns Nagle's algorithm off (40 ms a call) only on sockets that name it.
     listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((settings.host, settings.port))
+        listener.bind((host, port))
         listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         reason = error.strerror or str(error)
-        address = f"{settings.host}:{settings.port}"
-        raise StartError(f"cannot listen on {address}: {reason}; see --host and --port") from error
+        raise StartError(f"cannot listen on {_address(host, port)}: {reason}; see --host and {flag}") from error
     return listener
 
 
-def _address(settings: Settings, listener: socket.socket) -> str:
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return f"http://{host}:{listener.getsockname()[1]}"
+def _address(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

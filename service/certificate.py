@@ -8,17 +8,60 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from itertools import groupby
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model_export.contract import OPTIONS, GoldenCase, Manifest, sha256
 from service.backend import Arrays, pad_ids
+from service.errors import BackendFailed
 from service.tokenization import SentencePieceTokenizer, Tokenizer
 
 Predict = Callable[[str, Arrays], Awaitable[Arrays]]
 """Runs the signature of that name."""
+WARM_UP_TOKENS: Final = 8
+"""New tokens of a warm-up call: enough to run every part of the graph, few enough not to delay the start."""
+
+
+async def examine(predict: Predict, batch_sizes: Sequence[int]) -> tuple[Manifest, bytes]:
+    """Manifest and tokenizer of the artifact behind ``predict``, once it has kept its word and is warm.
+
+    Args:
+        predict: runs it.
+        batch_sizes: rows of the warm-up calls.
+
+    Raises:
+        ServiceError: as ``predict`` does. BackendFailed: it fails its certificate.
+        ContractError: its manifest cannot be read.
+    """
+    manifest, tokenizer = await describe(predict)
+    differences = await replay(manifest, tokenizer, predict)
+    if differences:
+        more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
+        raise BackendFailed(f"it fails its certificate: {differences[0]}{more}")
+    assert manifest.certificate is not None  # else it had differed
+    for batch in batches(manifest.certificate.cases):
+        for rows in batch_sizes:
+            await predict("generate_ids", _warm_up_inputs(batch[0], rows))
+    return manifest, tokenizer
+
+
+async def describe(predict: Predict) -> tuple[Manifest, bytes]:
+    """What the artifact behind ``predict`` says of itself, unproven: its manifest and tokenizer.
+
+    Raises:
+        ServiceError: as ``predict`` does. ContractError: its manifest cannot be read.
+    """
+    described = await predict("describe", {"unused": np.array([b""], dtype=object)})
+    return Manifest.from_json(described["manifest"].item()), described["tokenizer"].item()
+
+
+def _warm_up_inputs(case: GoldenCase, rows: int) -> dict[str, NDArray[Any]]:
+    inputs = _inputs("generate_ids", [case] * rows)
+    inputs["max_new_tokens"] = np.full_like(inputs["max_new_tokens"], WARM_UP_TOKENS)
+    inputs["min_new_tokens"] = np.zeros_like(inputs["min_new_tokens"])
+    return inputs
 
 
 async def replay(manifest: Manifest, tokenizer_model: bytes, predict: Predict) -> list[str]:
@@ -106,7 +149,7 @@ def _tokenize_differences(manifest: Manifest, outputs: Arrays) -> Iterable[str]:
     for case, ids, length in zip(manifest.certificate.cases, outputs["ids"], outputs["lengths"], strict=True):
         found = tuple(ids[:length].tolist())
         if found != _unframed(manifest, case):
-            yield _differs("tokenize", case, "ids", _unframed(manifest, case), found)
+            yield _differs("the graph's tokenizer", case, "source ids", _unframed(manifest, case), found)
 
 
 def _answer_differences(

@@ -135,7 +135,7 @@ def serve(
     debug: Debug = False,
     **given: str | None,
 ) -> None:
-    """Serve models over REST until SIGTERM or Ctrl-C, which lets accepted requests finish.
+    """Serve models over REST and gRPC until SIGTERM or Ctrl-C, which lets accepted requests finish.
 
     Every option is also an environment variable: --port is MALGIL_PORT. The API is described at /docs.
 
@@ -148,16 +148,17 @@ def serve(
     settings = Settings(**_given(given))
     if print_settings:
         for name, value in settings.model_dump(mode="json").items():
-            typer.echo(f"{ENVIRONMENT_PREFIX}{name.upper()}={value}")
+            typer.echo(f"{ENVIRONMENT_PREFIX}{name.upper()}={'' if value is None else value}")
         return
     from service.bootstrap import run
 
     run(settings, _announce)
 
 
-def _announce(address: str, versions: Sequence[ModelVersion]) -> None:
+def _announce(address: str, rpc_address: str | None, versions: Sequence[ModelVersion]) -> None:
     ready = [f"{each.name} (version {each.version})" for each in versions if each.state is VersionState.READY]
-    typer.echo(f"Malgil serves {', '.join(ready) or 'no model yet'} on {address}, documented at {address}/docs")
+    served = f"Malgil serves {', '.join(ready) or 'no model yet'} on {address}, documented at {address}/docs"
+    typer.echo(served if rpc_address is None else f"{served}, and over gRPC on {rpc_address}")
 
 
 @app.command()
@@ -170,7 +171,7 @@ def generate(
     ] = None,
     model: Annotated[str | None, typer.Option(help="Which model; needed where there are several.")] = None,
     model_version: Annotated[
-        int | None, typer.Option("--version", help="Which version; the newest by default.")
+        str | None, typer.Option("--version", help="Which version, a number or a label; the default one if left out.")
     ] = None,
     beam_size: Annotated[int | None, typer.Option(help="Hypotheses kept alive; 1 is greedy search.")] = None,
     num_hypotheses: Annotated[int | None, typer.Option(help="Answers for each text, best first.")] = None,
@@ -206,7 +207,8 @@ def generate(
         "truncate": truncate,
         "details": details,
     }
-    request = _given({"model": model, "version": model_version, "parameters": _given(parameters)})
+    asked = int(model_version) if model_version and model_version.isdecimal() else model_version
+    request = _given({"model": model, "version": asked, "parameters": _given(parameters)})
     console = Console(stderr=True)
     with ExitStack() as stack:
         if models is None:

@@ -2,7 +2,7 @@
 
 ServiceError
 ├── InvalidRequest          a field is wrong; the message says what would be right
-├── ModelNotFound           no such model or version
+├── ModelNotFound           no such model or version, or it was refused
 ├── RequestTooLarge         the body exceeds the limit
 ├── Overloaded              no place in the queue; carries ``retry_after_s``
 ├── ClientClosed            the client hung up before the answer
@@ -16,20 +16,27 @@ ServiceError
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from typing import Final, NamedTuple
+
+from typing_extensions import Self
 
 
 class ServiceError(Exception):
     """A request that is not answered; the message is written for the client and quotes no text of a request at length.
 
-    ``retry_after_s``: after how many seconds another try makes sense, None where nothing is known of that.
+    ``retry_after_s``: after how many whole seconds another try makes sense, None where waiting changes nothing.
     """
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    def __init__(self, message: str, *, retry_after_s: int | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.retry_after_s = retry_after_s
+
+    def copy(self) -> Self:
+        """The same error as an object of its own: raising one in several tasks would pile up their tracebacks in it."""
+        return type(self)(self.message, retry_after_s=self.retry_after_s)
 
 
 class InvalidRequest(ServiceError):
@@ -37,7 +44,7 @@ class InvalidRequest(ServiceError):
 
 
 class ModelNotFound(ServiceError):
-    """No such model or version, or no such route."""
+    """No such model or version, or no such route. A version that was refused is none: waiting does not bring it."""
 
 
 class RequestTooLarge(ServiceError):
@@ -47,9 +54,9 @@ class RequestTooLarge(ServiceError):
 class Overloaded(ServiceError):
     """The queue is full; trying again after ``retry_after_s`` seconds makes sense."""
 
-    retry_after_s: float
+    retry_after_s: int
 
-    def __init__(self, message: str, *, retry_after_s: float) -> None:
+    def __init__(self, message: str, *, retry_after_s: int) -> None:
         super().__init__(message, retry_after_s=retry_after_s)
 
 
@@ -67,6 +74,9 @@ class BackendFailed(ServiceError):
 
 class BackendUnavailable(ServiceError):
     """The model cannot be reached or is not ready yet."""
+
+    def __init__(self, message: str, *, retry_after_s: int | None = 1) -> None:
+        super().__init__(message, retry_after_s=retry_after_s)
 
 
 class Draining(BackendUnavailable):
@@ -95,6 +105,20 @@ ERROR_TABLE: Final[Mapping[type[ServiceError], ErrorRow]] = {
 """One row for every class but the abstract root."""
 
 
+INTERNAL_ERROR_TYPE: Final = "internal"
+"""Of what no error of the table is, and a fault of ours alone can cause."""
+ANSWERED: Final = "answered"
+
+
 def error_row(error: ServiceError) -> ErrorRow:
     """The row of the error's class."""
     return ERROR_TABLE[type(error)]
+
+
+def outcome(error: BaseException | None) -> str:
+    """What became of a call, as metrics name it: ``ANSWERED``, or the type of its error."""
+    if error is None:
+        return ANSWERED
+    if isinstance(error, asyncio.CancelledError):
+        return ERROR_TABLE[ClientClosed].error_type  # nobody else cancels
+    return error_row(error).error_type if isinstance(error, ServiceError) else INTERNAL_ERROR_TYPE

@@ -6,7 +6,16 @@ They are made by ``validation`` (requests) and ``engine`` (answers), and exist o
 from __future__ import annotations
 
 import enum
+import re
 from dataclasses import dataclass, field
+from typing import Final, TypeAlias
+
+VERSIONS: Final = range(1, 2**63)
+"""Numbers that a version of a model can have: TF Serving's, without 0, which on the wire of gRPC is no number."""
+LABEL: Final = re.compile("[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+"""A label of versions, which is never a number."""
+VersionChoice: TypeAlias = int | str | None
+"""What a request names: a version's number, a label, or nothing."""
 
 
 class FinishReason(str, enum.Enum):
@@ -77,12 +86,16 @@ class GenerationOptions:
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """Texts to generate from, for one version of one model; ``version`` is the one that will answer."""
+    """Texts to generate from, for one version of one model.
+
+    ``version`` is the one that will answer. Unless its number was ``asked`` for, another may if it goes before.
+    """
 
     model: str
     version: int
     inputs: tuple[str, ...]
     options: GenerationOptions = field(default_factory=GenerationOptions)
+    asked: VersionChoice = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +105,7 @@ class TokenizeRequest:
     model: str
     version: int
     inputs: tuple[str, ...]
+    asked: VersionChoice = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +115,7 @@ class DetokenizeRequest:
     model: str
     version: int
     ids: tuple[tuple[int, ...], ...]
+    asked: VersionChoice = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +161,10 @@ class StageTimings:
     total_s: float
 
 
+DETAILED: Final = 10
+"""A token with details costs about as much work as so many without."""
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """The answer to a request; ``outputs`` are in the order of its inputs."""
@@ -155,10 +174,37 @@ class Generation:
     outputs: tuple[RowOutput, ...]
     timings: StageTimings
 
+    @property
+    def size(self) -> int:
+        """How much work it is to write: its new tokens, each with details counted as ``DETAILED``."""
+        return sum(
+            hypothesis.generated_tokens * (1 if hypothesis.tokens is None else DETAILED)
+            for output in self.outputs
+            for hypothesis in output.hypotheses
+        )
+
 
 @dataclass(frozen=True, slots=True)
-class Tokenization:
+class Tokens:
     """Ids and pieces of one text, equally many."""
 
     ids: tuple[int, ...]
     pieces: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenization:
+    """The answer to a request to tokenize; ``outputs`` are in the order of its inputs."""
+
+    model: str
+    version: int
+    outputs: tuple[Tokens, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Detokenization:
+    """The answer to a request to detokenize; ``texts`` are in the order of its ids."""
+
+    model: str
+    version: int
+    texts: tuple[str, ...]

@@ -26,16 +26,24 @@ def usable_cores() -> int:
 class Settings(BaseSettings):
     """How this server runs. Times are in the unit that the name ends with."""
 
-    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, frozen=True, extra="forbid")
+    model_config = SettingsConfigDict(env_prefix=ENVIRONMENT_PREFIX, frozen=True, extra="forbid", env_ignore_empty=True)
 
     # where it listens
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 for all interfaces.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the REST interface; 0 takes a free one.")
 
+    grpc_port: int = Field(9000, ge=-1, le=65535, description="Port of gRPC; 0 takes a free one, -1 turns gRPC off.")
+    grpc_max_connection_age_s: float = Field(
+        300.0, gt=0.0, le=86_400.0, description="A gRPC connection is renewed after it, so that clients spread anew."
+    )
+    grpc_keepalive_s: float = Field(
+        60.0, gt=0.0, le=3600.0, description="A silent gRPC connection is asked for a sign of life after it."
+    )
+
     # what it serves
-    backend: Literal["embedded", "scripted"] = Field(
+    backend: Literal["embedded", "tf-serving", "scripted"] = Field(
         "embedded",
-        description="What runs the models: TensorFlow in this process, or a fake that echoes texts, to test clients.",
+        description="What runs the models: TensorFlow in this process, TF Serving, or a fake that echoes texts.",
     )
     models_folder: Path = Field(
         Path("build/models"), description="Folder of models, `<model>/<version>/`, as TF Serving's model base path."
@@ -47,6 +55,37 @@ class Settings(BaseSettings):
         le=256,
         description="Runs of models at the same time; by default one for each usable core.",
     )
+
+    versions_served: int = Field(
+        1, ge=1, le=16, description="Newest good versions of each model that are loaded; labels may name more."
+    )
+    version_poll_s: float = Field(
+        1.0, gt=0.0, le=3600.0, description="Time between two looks for new, removed and changed versions and labels."
+    )
+    labels_file: Path | None = Field(None, description="YAML: the versions that labels of models stand for; watched.")
+    tokenize: Literal["auto", "gateway", "graph"] = Field(
+        "auto", description="Who tokenizes; auto: the gateway where it has the artifact's kind of tokenizer."
+    )
+    tokenizer_check_share: float = Field(
+        0.01, ge=0.0, le=1.0, description="Share of the texts on which gateway and graph are compared."
+    )
+
+    # TF Serving
+    tf_serving_addresses: str = Field(
+        "127.0.0.1:8500", min_length=1, description="gRPC addresses, separated by commas; a name may stand for several."
+    )
+    tf_serving_models: str = Field("", description="Names of the models it serves, separated by commas.")
+    tf_serving_concurrent_runs: int = Field(
+        2, ge=1, le=256, description="Calls to one replica at the same time: the cores that it has."
+    )
+    tf_serving_max_message_bytes: int = Field(
+        67_108_864, ge=4096, le=2_147_483_647, description="Largest message to and from TF Serving."
+    )
+    tf_serving_tls: bool = Field(False, description="Speak TLS with TF Serving.")
+    tf_serving_ca_file: Path | None = Field(None, description="Certificates that TF Serving's must be signed by (PEM).")
+    tf_serving_client_certificate_file: Path | None = Field(None, description="Our own, for mutual TLS (PEM).")
+    tf_serving_client_key_file: Path | None = Field(None, description="Its key (PEM).")
+    tf_serving_server_name: str = Field("", description="Name in TF Serving's certificate where it is not the address.")
 
     # what it accepts
     max_body_bytes: int = Field(
@@ -88,6 +127,9 @@ class Settings(BaseSettings):
     idle_timeout_s: float = Field(
         75.0, gt=0.0, le=3600.0, description="A connection kept alive without requests is closed after it."
     )
+    write_timeout_s: float = Field(
+        60.0, gt=0.0, le=3600.0, description="A connection whose client has not read an answer by then is closed."
+    )
 
     # what it tells
     log_level: Literal["debug", "info", "warning", "error"] = Field(
@@ -103,5 +145,16 @@ class Settings(BaseSettings):
         if self.max_inputs > self.queue_rows:
             raise ValueError(
                 f"max_inputs {self.max_inputs} exceeds queue_rows {self.queue_rows}: such requests would never fit"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_whole(self) -> Settings:
+        files = self.tf_serving_ca_file, self.tf_serving_client_certificate_file, self.tf_serving_client_key_file
+        if not self.tf_serving_tls and (any(files) or self.tf_serving_server_name):
+            raise ValueError("files or a name for TLS with TF Serving are given, but tf_serving_tls is not true")
+        if (self.tf_serving_client_certificate_file is None) != (self.tf_serving_client_key_file is None):
+            raise ValueError(
+                "tf_serving_client_certificate_file and tf_serving_client_key_file go together: one is missing"
             )
         return self

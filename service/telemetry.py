@@ -30,27 +30,36 @@ class Telemetry:
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         model = ("model_name",)
+        with_outcome = ("model_name", "outcome")
         self.num_requests_waiting = Gauge(
             "malgil_num_requests_waiting", "Texts that wait for a slot.", registry=registry
         )
         self.num_requests_running = Gauge("malgil_num_requests_running", "Texts that run now.", registry=registry)
         self.request_queue_time_seconds = Histogram(
-            "malgil_request_queue_time_seconds", "Wait for a slot, by text.", model, registry=registry, buckets=_SECONDS
+            "malgil_request_queue_time_seconds",
+            "Wait for a slot, by text that got one.",
+            model,
+            registry=registry,
+            buckets=_SECONDS,
         )
         self.request_inference_time_seconds = Histogram(
-            "malgil_request_inference_time_seconds", "Run of a batch.", model, registry=registry, buckets=_SECONDS
+            "malgil_request_inference_time_seconds",
+            "Run of a batch, by its outcome: answered, or the type of its error.",
+            with_outcome,
+            registry=registry,
+            buckets=_SECONDS,
         )
         self.time_to_first_token_seconds = Histogram(
             "malgil_time_to_first_token_seconds",
-            "From arrival to the first token, by text; an answer that is not streamed has all its tokens at once.",
+            "From arrival to the first token, by answered text; one that is not streamed has all its tokens at once.",
             model,
             registry=registry,
             buckets=_SECONDS,
         )
         self.e2e_request_latency_seconds = Histogram(
             "malgil_e2e_request_latency_seconds",
-            "From arrival to the answer, by call.",
-            model,
+            "From arrival to the answer, by call and its outcome: answered, or the type of its error.",
+            with_outcome,
             registry=registry,
             buckets=_SECONDS,
         )
@@ -74,6 +83,13 @@ class Telemetry:
             model,
             registry=registry,
             buckets=_RATIOS,
+        )
+
+        self.tokenizer_mismatch = Counter(
+            "malgil_tokenizer_mismatch",
+            "Texts, of those compared, whose tokens graph and gateway see differently.",
+            model,
+            registry=registry,
         )
 
     def count_failure(self, error_type: str) -> None:

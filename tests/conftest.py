@@ -17,3 +17,14 @@ def artifact_root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     for name, config in (("tiny-transformer", TRANSFORMER), ("tiny-rnn", RNN)):
         export_model(tiny_model(config), root, name)
     return root
+
+
+@pytest.fixture(scope="session")
+def ids_only_root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The same ``tiny-transformer/1`` without a tokenizer in its graph; tests must not change it."""
+    from model_export.export import export_model
+    from tests.support.tiny_models import TRANSFORMER, tiny_model
+
+    root = tmp_path_factory.mktemp("ids-only")
+    export_model(tiny_model(TRANSFORMER), root, "tiny-transformer", ids_only=True)
+    return root

@@ -6,6 +6,8 @@ import asyncio
 import json
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from model_export.cli import app as export_app
 from model_export.config import load_config
 from service.cli import app as serve_app
 from tests.support.rest_client import rest_server
+from tests.support.server_process import server_process
 
 REPOSITORY = Path(__file__).parents[1]
 PAGES = sorted([REPOSITORY / "README.md", REPOSITORY / "CHANGELOG.md", *(REPOSITORY / "docs").rglob("*.md")])
@@ -129,6 +132,22 @@ def test_the_requests_of_the_readme_are_answered_in_the_shape_it_shows() -> None
         (output,), (shown_output,) = answer["outputs"], shown["outputs"]
         assert output.keys() == shown_output.keys()
         assert output["hypotheses"][0].keys() == shown_output["hypotheses"][0].keys()
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/grpc.md"])
+def test_the_python_that_is_shown_runs(page: str) -> None:
+    (code,) = blocks((REPOSITORY / page).read_text(encoding="utf-8"), "python")
+    with server_process("--backend", "scripted") as server:
+        code = code.replace("127.0.0.1:9000", server.rpc_address()).replace("en-fr", "echo")
+        ran = subprocess.run(
+            [sys.executable, "-W", "error", "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True
+        )
+
+    if page == "README.md":
+        assert len([line for line in code.splitlines() if line]) == 5
+        assert ran.stdout == "I am tired.\n"
+    else:
+        assert ran.stdout.startswith("['Be nice.', 'Get out!'] {'x-request-id': 'mine-1', ")
 
 
 def test_the_readmes_answer_is_the_shipped_models() -> None:

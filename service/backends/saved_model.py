@@ -10,6 +10,7 @@ limit that cancels a run, and the very path that a model takes in TF Serving.
 from __future__ import annotations
 
 import functools
+import gc
 import os
 import sys
 import time
@@ -48,10 +49,13 @@ class SavedModel:
         tf = tensorflow()
         if not (folder / "saved_model.pb").is_file():
             raise BackendFailed("saved_model.pb is missing")
-        threads = tf.compat.v1.ConfigProto(
+        config = tf.compat.v1.ConfigProto(
             intra_op_parallelism_threads=intra_op_threads, inter_op_parallelism_threads=inter_op_threads
         )
-        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=threads)
+        # It takes half of the time of a signature's first call (docs/decisions/0016), and no later one is faster.
+        optimizations = config.graph_options.rewrite_options
+        optimizations.constant_folding = optimizations.OFF
+        self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
             with self._session.graph.as_default():
                 meta_graph = tf.compat.v1.saved_model.load(self._session, [_SERVING_TAG], str(folder))
@@ -72,8 +76,17 @@ class SavedModel:
         """Names of inputs and outputs of every signature in the graph."""
         return {name: (set(ends.inputs), set(ends.outputs)) for name, ends in self._signatures.items()}
 
-    def run(self, signature: str, inputs: Arrays, deadline: float | None = None) -> dict[str, NDArray[np.generic]]:
-        """Run one signature; ``deadline`` on the clock of ``time.monotonic``.
+    def run(
+        self, signature: str, inputs: Arrays, deadline: float | None = None, *, in_this_thread: bool = False
+    ) -> dict[str, NDArray[np.generic]]:
+        """Run one signature.
+
+        Args:
+            signature: its name.
+            inputs: its tensors.
+            deadline: on the clock of ``time.monotonic``.
+            in_this_thread: run every operation on the thread that calls, none on TensorFlow's, which other runs need.
+                Such a run keeps no deadline.
 
         Raises:
             DeadlineExceeded: the deadline passed; the run is cancelled.
@@ -84,7 +97,7 @@ class SavedModel:
         endpoints = self._signatures.get(signature)
         if endpoints is None:
             raise BackendFailed(f"the model has no signature {signature!r}")
-        options = None
+        options = tf.compat.v1.RunOptions(inter_op_thread_pool=-1) if in_this_thread else None
         if deadline is not None:
             left_ms = int((deadline - time.monotonic()) * 1000)
             if left_ms <= 0:
@@ -104,6 +117,7 @@ class SavedModel:
     def close(self) -> None:
         """Free the session; runs that still go on end with BackendUnavailable."""
         self._session.close()
+        gc.collect()  # of graphs closed before: their operations refer to each other, and hold what TensorFlow keeps
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:
@@ -129,6 +143,7 @@ def tensorflow() -> Any:
     except ImportError as error:
         raise BackendUnavailable(f"models cannot run here: {error}; pip install 'malgil[embedded]'") from error
     tf.get_logger().setLevel("ERROR")
+    gc.freeze()  # a collection takes the GIL for 0.4 s if it looks at all that was imported, which stays in any case
     return tf
 
 

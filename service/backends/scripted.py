@@ -1,7 +1,7 @@
 """A fake backend that ships beside the real ones: no model, the answer follows a script.
 
 It keeps every promise of ``Backend``: it has a manifest and a working tokenizer, takes and checks the tensors of
-``generate_ids``, honours the options that today's models honour, and runs so many calls at a time as it has slots. By
+its signatures, honours the options that today's models honour, and runs so many calls at a time as it has slots. By
 default it echoes the source, so that tests of clients, transports and batching know what to expect:
 
     hypothesis k of a row = the source tokens turned left by k places, then end of sentence
@@ -34,9 +34,10 @@ from model_export.contract import (
     TokenizerInfo,
     sha256,
 )
-from service.backend import Arrays, ModelVersion, VersionState
+from service.backend import Arrays, ModelVersion, VersionState, pad_ids
 from service.backends.signatures import check_inputs
 from service.errors import BackendFailed, DeadlineExceeded, ModelNotFound, ServiceError
+from service.tokenization import SentencePieceTokenizer
 
 WORDS: Final = (
     "a echo is it no one said says so that the then to what who word words yes you 말 길 말길 이 가 는 좋다 le mot"
@@ -45,9 +46,10 @@ WORDS: Final = (
 
 LIMITS: Final = Limits(max_source_tokens=512, max_target_tokens=512, max_beam_size=8, default_max_new_tokens=128)
 SPECIAL_IDS: Final = SpecialIds(pad=0, unk=1, bos=2, eos=3)
-_SIGNATURES: Final = ("generate_ids", "describe")
+_SIGNATURES: Final = ("generate", "generate_ids", "tokenize", "detokenize", "describe")
 
 Interrupt = Callable[[Arrays], ServiceError | None]
+Run = Callable[[Arrays, Manifest], dict[str, NDArray[Any]]]
 
 
 @functools.cache
@@ -106,15 +108,16 @@ class ScriptedBackend:
         Args:
             models: versions of each model name; by default version 1 of ``echo``.
             slots: runs at the same time.
-            delay_s: how long every run of ``generate_ids`` takes.
+            delay_s: how long every run of ``generate`` and ``generate_ids`` takes.
             limits: of every model.
-            interrupt: sees the inputs of every run of ``generate_ids``; an error that it returns is raised.
+            interrupt: sees the inputs of every such run; an error that it returns is raised.
         """
         self._slots = slots
         self._delay_s = delay_s
         self._interrupt = interrupt
         self._running = asyncio.Semaphore(slots)
         self._versions: tuple[ModelVersion, ...] = ()
+        self._listeners: list[Callable[[], None]] = []
         self._found = tuple(
             ModelVersion(name, version, VersionState.READY, None, scripted_manifest(name, limits), tiny_tokenizer())
             for name, versions in sorted((models or {"echo": (1,)}).items())
@@ -140,38 +143,99 @@ class ScriptedBackend:
         """As in ``Backend``."""
         return self._versions
 
+    def subscribe(self, listener: Callable[[], None]) -> None:
+        """As in ``Backend``."""
+        self._listeners.append(listener)
+
+    def keep(self, versions: Mapping[str, frozenset[int]]) -> None:
+        """As in ``Backend``: every version is there from the start."""
+
+    def set_versions(self, versions: Sequence[ModelVersion]) -> None:
+        """Let these be what there is from now on: a version appears, is refused, or goes."""
+        self._versions = tuple(sorted(versions, key=lambda each: (each.name, -each.version)))
+        for listener in self._listeners:
+            listener()
+
     async def predict(
         self, name: str, version: int, signature: str, inputs: Arrays, timeout_s: float | None = None
     ) -> dict[str, NDArray[Any]]:
-        """As in ``Backend``, for ``generate_ids`` and ``describe``."""
-        found = [each for each in self._versions if (each.name, each.version) == (name, version)]
+        """As in ``Backend``, for the signatures of ``scripted_manifest``."""
+        wanted = (name, version, VersionState.READY)
+        found = [each for each in self._versions if (each.name, each.version, each.state) == wanted]
         if not found:
             raise ModelNotFound(f"there is no version {version} of model {name!r}")
-        if signature not in _SIGNATURES:
-            raise BackendFailed(f"the scripted backend has no signature {signature!r}")
-        check_inputs(signature, SIGNATURES[signature], inputs)
         manifest = found[0].manifest
         assert manifest is not None, "a scripted version is READY"
+        if signature not in manifest.signatures:
+            raise BackendFailed(f"version {version} of model {name!r} has no signature {signature!r}")
+        check_inputs(signature, SIGNATURES[signature], inputs)
         if signature == "describe":
-            return {"manifest": _strings(manifest.to_json().encode()), "tokenizer": _strings(tiny_tokenizer())}
+            tokenizer = _strings([tiny_tokenizer()])
+            return {"manifest": _strings([manifest.to_json().encode()]), "tokenizer": tokenizer}
+        if signature == "tokenize":
+            return _tokenize(inputs)
+        if signature == "detokenize":
+            return _detokenize(inputs)
+        run = _generate if signature == "generate" else _generate_ids
         try:
-            return await asyncio.wait_for(self._generate(inputs, manifest), timeout_s)
+            return await asyncio.wait_for(self._run(run, inputs, manifest), timeout_s)
         except asyncio.TimeoutError:
             raise DeadlineExceeded(f"no answer within {timeout_s} s") from None
 
-    async def _generate(self, inputs: Arrays, manifest: Manifest) -> dict[str, NDArray[Any]]:
+    async def _run(self, run: Run, inputs: Arrays, manifest: Manifest) -> dict[str, NDArray[Any]]:
         async with self._running:
             if self._delay_s:
                 await asyncio.sleep(self._delay_s)
             error = self._interrupt(inputs)
             if error is not None:
                 raise error
-            return _generate_ids(inputs, manifest)
+            return run(inputs, manifest)
+
+
+@functools.cache
+def _tokenizer() -> SentencePieceTokenizer:
+    return SentencePieceTokenizer(tiny_tokenizer())
+
+
+def _tokenize(inputs: Arrays) -> dict[str, NDArray[Any]]:
+    sequences = _tokenizer().encode([text.decode() for text in inputs["texts"]])
+    ids, lengths = pad_ids(sequences)
+    pieces = np.full(ids.shape, b"", dtype=object)
+    for row, sequence in enumerate(sequences):
+        pieces[row, : len(sequence)] = [piece.encode() for piece in _tokenizer().pieces(sequence)]
+    return {"ids": ids, "lengths": lengths, "pieces": pieces}
+
+
+def _detokenize(inputs: Arrays) -> dict[str, NDArray[Any]]:
+    rows = zip(inputs["ids"].tolist(), inputs["lengths"].tolist(), strict=True)
+    texts = _tokenizer().decode([ids[:length] for ids, length in rows])
+    return {"sentences": _strings([text.encode() for text in texts])}
+
+
+def _generate(inputs: Arrays, manifest: Manifest) -> dict[str, NDArray[Any]]:
+    """``generate_ids`` between ``tokenize`` and ``detokenize``."""
+    options = {name: array for name, array in inputs.items() if name != "texts"}
+    framing = manifest.framing
+    sources = [
+        [*framing.source_prefix, *ids, *framing.source_suffix]
+        for ids in _tokenizer().encode([text.decode() for text in inputs["texts"]])
+    ]
+    source_ids, source_lengths = pad_ids(sources)
+    outputs = _generate_ids({"source_ids": source_ids, "source_lengths": source_lengths, **options}, manifest)
+    outputs["sentences"] = np.full(outputs["lengths"].shape, b"", dtype=object)
+    for row, place in zip(*np.nonzero(outputs["finish_reasons"]), strict=True):
+        prefix = inputs["prefix_ids"][row, : inputs["prefix_lengths"][row]].tolist()
+        ended = outputs["finish_reasons"][row, place] == FinishReason.EOS_TOKEN
+        new = outputs["ids"][row, place, : outputs["lengths"][row, place] - ended].tolist()
+        outputs["sentences"][row, place] = _tokenizer().decode([prefix + new])[0].encode()
+    return outputs
 
 
 def _generate_ids(inputs: Arrays, manifest: Manifest) -> dict[str, NDArray[Any]]:
     if len(set(inputs["beam_size"].tolist())) != 1:
         raise BackendFailed("rows of one call have unlike beam sizes")
+    if inputs["source_lengths"].max() > manifest.limits.max_source_tokens:
+        raise BackendFailed("a source has more tokens than the model reads")
     for name in OPTIONS.keys() - manifest.supported_options:
         if (inputs[name] != OPTIONS[name].neutral).any():
             raise BackendFailed(f"{name} is not supported")
@@ -223,7 +287,7 @@ def _hypotheses(inputs: Arrays, row: int, manifest: Manifest) -> list[tuple[list
     return answers
 
 
-def _strings(value: bytes) -> NDArray[Any]:
-    array = np.empty(1, dtype=object)
-    array[0] = value
+def _strings(values: Sequence[bytes]) -> NDArray[Any]:
+    array = np.empty(len(values), dtype=object)
+    array[:] = values
     return array

@@ -1,4 +1,4 @@
-"""What every backend checks before tensors leave the gateway: names, data types and shapes of a signature's inputs.
+"""What every backend checks of tensors on their way out of the gateway and back: names, data types and shapes.
 
 TensorFlow itself is lenient where it should not be: a tensor of another rank is accepted in places, and an empty batch
 never returns from TF Serving.
@@ -14,8 +14,11 @@ from service.backend import Arrays
 from service.errors import BackendFailed
 
 
-def check_inputs(name: str, signature: SignatureSpec, inputs: Arrays) -> None:
+def check_inputs(name: str, signature: SignatureSpec, inputs: Arrays) -> int:
     """Compare ``inputs`` with what the signature ``name`` takes.
+
+    Returns:
+        Their rows, B.
 
     Raises:
         BackendFailed: a name, data type or shape differs, or the batch is empty. It is never the client's fault.
@@ -27,19 +30,34 @@ def check_inputs(name: str, signature: SignatureSpec, inputs: Arrays) -> None:
     sizes: dict[str, int] = {}
     for key, spec in signature.inputs.items():
         problem = _problem(inputs[key], spec, sizes)
+        if problem is None and not inputs[key].size:
+            problem = f"shape {inputs[key].shape} is empty"
         if problem:
             raise BackendFailed(f"input {key} of {name}: {problem}")
+    return sizes["B"]
+
+
+def check_outputs(name: str, signature: SignatureSpec, outputs: Arrays, rows: int) -> None:
+    """Compare the ``outputs`` of the signature ``name`` for ``rows`` rows with what it promises.
+
+    Raises:
+        BackendFailed: one is missing, or its data type or shape differs.
+    """
+    sizes = {"B": rows}
+    for key, spec in signature.outputs.items():
+        problem = _problem(outputs[key], spec, sizes) if key in outputs else "it is missing"
+        if problem:
+            raise BackendFailed(f"output {key} of {name}: {problem}")
 
 
 def _problem(array: NDArray[np.generic], spec: TensorSpec, sizes: dict[str, int]) -> str | None:
-    """What is wrong with one input; ``sizes`` collects the lettered dimensions, equal in all inputs of a call."""
+    """What is wrong with one tensor; ``sizes`` collects the lettered dimensions, equal in all tensors of a call."""
     dtype = np.dtype(object) if spec.dtype == "string" else np.dtype(spec.dtype)
     if array.dtype != dtype:
         return f"{array.dtype} instead of {spec.dtype}"
     if array.ndim != len(spec.shape):
         return f"{array.ndim} dimensions instead of {len(spec.shape)}"
     for letter, size in zip(spec.shape, array.shape, strict=True):
-        expected = sizes.setdefault(letter, size) if isinstance(letter, str) else letter
-        if size != expected or size == 0:
+        if size != (sizes.setdefault(letter, size) if isinstance(letter, str) else letter):
             return f"shape {array.shape} where {spec.shape} is {sizes}"
     return None

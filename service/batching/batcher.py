@@ -12,17 +12,18 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from collections.abc import Sequence
 from typing import Final
 
 from service.backend import Backend
 from service.batching.queue import Entry, Job, RowQueue, deadline_exceeded
-from service.batching.rows import SIGNATURE, AdmittedRow, TimedResult, batch_inputs, padding_ratio, split_outputs
-from service.errors import BackendFailed, Overloaded, ServiceError
+from service.batching.rows import AdmittedRow, TimedResult, batch_inputs, padding_ratio, split_outputs
+from service.errors import BackendFailed, Overloaded, ServiceError, outcome
 from service.settings import Settings
 from service.telemetry import Telemetry, log_event
 
-RETRY_AFTER_BOUNDS_S: Final = (1.0, 60.0)
+RETRY_AFTER_BOUNDS_S: Final = (1, 60)
 ROW_TIME_SMOOTHING: Final = 0.1
 """Weight of the newest batch in the average time of a row."""
 
@@ -39,6 +40,7 @@ class Batcher:
         self._dispatch_is_scheduled = False
         self._stopped: ServiceError | None = None
         self._row_seconds = 0.0  # smoothed: time of a slot for one row
+        backend.subscribe(self._schedule_dispatch)  # there may be more slots
         telemetry.num_requests_waiting.set_function(lambda: len(self._queue))
         telemetry.num_requests_running.set_function(lambda: sum(map(len, self._running.values())))
 
@@ -57,20 +59,21 @@ class Batcher:
             asyncio.CancelledError: the caller was cancelled; its rows' places are free.
         """
         if self._stopped is not None:
-            raise self._stopped
+            raise self._stopped.copy()
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
 
         def on_close(job: Job) -> None:
             self._queue.discard(job)
             self._jobs.discard(job)
+            self._cancel_unwanted(job)
             if not done.done():
                 done.set_result(None)
 
         job = Job(rows, deadline, on_close, request_id)
         if not self._queue.offer(job, loop.time()):
             wait_s = self._predicted_wait_s()
-            raise Overloaded(f"too many requests wait already: try again in {wait_s:.0f} s", retry_after_s=wait_s)
+            raise Overloaded(f"too many requests wait already: try again in {wait_s} s", retry_after_s=wait_s)
         self._jobs.add(job)
         timer = loop.call_at(deadline, lambda: job.fail(deadline_exceeded()))
         self._schedule_dispatch()
@@ -80,7 +83,7 @@ class Batcher:
             timer.cancel()
             job.abandon()
         if job.error is not None:
-            raise job.error
+            raise job.error.copy()  # one error may answer many jobs
         return [job.results[index] for index in range(len(rows))]
 
     def stop(self, error: ServiceError) -> None:
@@ -116,13 +119,30 @@ class Batcher:
         rows = [entry.row for entry in batch]
         model, version = rows[0].model, rows[0].version
         timeout_s = max(entry.job.deadline for entry in batch) - started
-        outputs = await self._backend.predict(model, version, SIGNATURE, batch_inputs(rows), timeout_s)
-        inference_s = loop.time() - started
-        self._observe(model, rows, inference_s)
+        self._observe_start(model, batch, started)
+        error: BaseException | None = None
+        try:
+            outputs = await self._backend.predict(model, version, rows[0].signature, batch_inputs(rows), timeout_s)
+            results = split_outputs(outputs, rows)
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            inference_s = loop.time() - started
+            self._telemetry.request_inference_time_seconds.labels(model, outcome(error)).observe(inference_s)
+        newest = inference_s / len(rows)
+        self._row_seconds += ROW_TIME_SMOOTHING * (newest - self._row_seconds) if self._row_seconds else newest
         return [
             TimedResult(result, started - entry.enqueued_at, inference_s)
-            for entry, result in zip(batch, split_outputs(outputs, rows), strict=True)
+            for entry, result in zip(batch, results, strict=True)
         ]
+
+    def _cancel_unwanted(self, closed: Job) -> None:
+        """End the runs that ``closed`` was the last to wait for; each once, as a backend may take its time over it."""
+        for task, batch in self._running.items():
+            jobs = {entry.job for entry in batch}
+            if closed in jobs and all(job.closed for job in jobs):
+                task.cancel()
 
     def _batch_ended(self, task: asyncio.Task[list[TimedResult]]) -> None:
         batch = self._running.pop(task)
@@ -130,6 +150,8 @@ class Batcher:
         if error is None:
             for entry, result in zip(batch, task.result(), strict=True):
                 entry.job.deliver(entry.index, result)
+        elif all(entry.job.closed for entry in batch):
+            pass  # nobody waits for it: it was cancelled for that, or ended so at the same time
         elif isinstance(error, BackendFailed) and len(batch) > 1:
             self._log_failure(error, batch, "batch failed, its rows run again alone")
             self._queue.put_back_alone(batch)
@@ -153,13 +175,14 @@ class Batcher:
             request_ids=list(dict.fromkeys(entry.job.request_id for entry in batch)),
         )
 
-    def _observe(self, model: str, rows: list[AdmittedRow], inference_s: float) -> None:
-        self._telemetry.batch_size.labels(model).observe(len(rows))
-        self._telemetry.batch_padding_ratio.labels(model).observe(padding_ratio(rows))
-        self._telemetry.request_inference_time_seconds.labels(model).observe(inference_s)
-        newest = inference_s / len(rows)
-        self._row_seconds += ROW_TIME_SMOOTHING * (newest - self._row_seconds) if self._row_seconds else newest
+    def _observe_start(self, model: str, batch: list[Entry], started: float) -> None:
+        self._telemetry.batch_size.labels(model).observe(len(batch))
+        self._telemetry.batch_padding_ratio.labels(model).observe(padding_ratio([entry.row for entry in batch]))
+        queue_time = self._telemetry.request_queue_time_seconds.labels(model)
+        for entry in batch:
+            if not entry.alone:  # else it had its slot before
+                queue_time.observe(started - entry.enqueued_at)
 
-    def _predicted_wait_s(self) -> float:
+    def _predicted_wait_s(self) -> int:
         low, high = RETRY_AFTER_BOUNDS_S
-        return min(high, max(low, len(self._queue) * self._row_seconds / max(1, self._backend.slots)))
+        return min(high, max(low, math.ceil(len(self._queue) * self._row_seconds / max(1, self._backend.slots))))

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, cast
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model_export.contract import OPTIONS, SIGNATURES
+from model_export.contract import OPTIONS
 from service.backend import Arrays, pad_ids
 from service.errors import BackendFailed
 from service.generation import GenerationOptions
-
-SIGNATURE = "generate_ids"
 
 Ids = NDArray[np.int32]
 
@@ -29,11 +27,17 @@ class AdmittedRow:
     prefix_ids: Ids  # [P], P may be 0
     options: GenerationOptions
     max_new_tokens: int
+    text: str | None = None  # given where the graph is to tokenize, to what source_ids are
 
     @property
-    def group(self) -> tuple[str, int, int]:
-        """Rows of one batch agree in it: the graph wants one beam size in a call."""
-        return self.model, self.version, self.options.beam_size
+    def signature(self) -> str:
+        """What runs it."""
+        return "generate_ids" if self.text is None else "generate"
+
+    @property
+    def group(self) -> tuple[str, int, str, int]:
+        """Rows of one batch agree in it: a call is of one signature, and the graph wants one beam size in it."""
+        return self.model, self.version, self.signature, self.options.beam_size
 
     @property
     def cost(self) -> int:
@@ -51,6 +55,11 @@ class RowResult(NamedTuple):
     scores: NDArray[np.float32]  # [K]
     normalized_scores: NDArray[np.float32]  # [K]
     token_log_probs: NDArray[np.float32]  # [K, T]
+    source_tokens: int  # that the model read
+    sentences: NDArray[np.object_] | None = None  # [K], bytes, where the graph has detokenized
+
+
+_BY_HYPOTHESIS: Final = RowResult._fields[:6]
 
 
 class TimedResult(NamedTuple):
@@ -62,7 +71,7 @@ class TimedResult(NamedTuple):
 
 
 def batch_inputs(rows: Sequence[AdmittedRow]) -> dict[str, NDArray[Any]]:
-    """The inputs of ``generate_ids`` for rows of one group."""
+    """The inputs of the signature of rows of one group."""
     inputs: dict[str, NDArray[Any]] = {
         name: np.array(
             [row.max_new_tokens if name == "max_new_tokens" else getattr(row.options, name) for row in rows],
@@ -70,34 +79,34 @@ def batch_inputs(rows: Sequence[AdmittedRow]) -> dict[str, NDArray[Any]]:
         )
         for name, option in OPTIONS.items()
     }
-    inputs["source_ids"], inputs["source_lengths"] = pad_ids([row.source_ids for row in rows])
+    texts = [row.text.encode() for row in rows if row.text is not None]
+    if texts:
+        inputs["texts"] = np.array(texts, dtype=object)
+    else:
+        inputs["source_ids"], inputs["source_lengths"] = pad_ids([row.source_ids for row in rows])
     inputs["prefix_ids"], inputs["prefix_lengths"] = pad_ids([row.prefix_ids for row in rows])
     return inputs
 
 
 def split_outputs(outputs: Arrays, rows: Sequence[AdmittedRow]) -> list[RowResult]:
-    """The outputs of ``generate_ids``, row by row (views, not copies).
+    """The outputs of that signature, which are as the contract has them, row by row (views, not copies).
 
     Raises:
-        BackendFailed: an output is missing, or the shapes do not agree with the contract, each other or the rows.
+        BackendFailed: there are fewer hypotheses than a row asks for.
     """
-    sizes = {"B": len(rows)}
-    for name, spec in SIGNATURES[SIGNATURE].outputs.items():
-        array = outputs.get(name)
-        if array is None:
-            raise BackendFailed(f"the model's answer lacks {name!r}")
-        letters = cast("tuple[str, ...]", spec.shape)
-        if array.ndim != len(letters) or any(
-            sizes.setdefault(letter, size) != size for letter, size in zip(letters, array.shape, strict=True)
-        ):
-            raise BackendFailed(f"the model's answer has {name!r} of shape {array.shape}, which does not fit {letters}")
-    if sizes["K"] < max(row.options.num_hypotheses for row in rows):
-        raise BackendFailed(f"the model's answer has {sizes['K']} hypotheses, fewer than were asked for")
-    columns = [outputs[name] for name in RowResult._fields]
-    return [
-        RowResult(*(column[index, : row.options.num_hypotheses] for column in columns))
-        for index, row in enumerate(rows)
-    ]
+    hypotheses = outputs["ids"].shape[1]
+    if hypotheses < max(row.options.num_hypotheses for row in rows):
+        raise BackendFailed(f"the model's answer has {hypotheses} hypotheses, fewer than were asked for")
+    columns = [outputs[name] for name in _BY_HYPOTHESIS]
+    source_lengths, sentences = outputs["source_lengths"].tolist(), outputs.get("sentences")
+    results = []
+    for index, row in enumerate(rows):
+        places = slice(row.options.num_hypotheses)
+        of_row = (column[index, places] for column in columns)
+        results.append(
+            RowResult._make([*of_row, source_lengths[index], None if sentences is None else sentences[index, places]])
+        )
+    return results
 
 
 def padding_ratio(rows: Sequence[AdmittedRow]) -> float:

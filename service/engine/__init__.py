@@ -1,5 +1,10 @@
-"""The one core that every transport calls: ``admission``, batching, ``answers`` in the order of the inputs."""
+"""The one core that every transport calls.
+
+``versions`` and ``labels``: which version answers. ``admission``, batching, ``answers`` in the order of the inputs.
+"""
 
 from service.engine.engine import Engine
+from service.engine.labels import LabelsError
+from service.engine.versions import LabelStatus, ModelStatus
 
-__all__ = ["Engine"]
+__all__ = ["Engine", "LabelStatus", "LabelsError", "ModelStatus"]

@@ -21,8 +21,12 @@ class Admission:
     truncated_tokens: int
 
 
-def admit(request: GenerationRequest, manifest: Manifest, tokenizer: Tokenizer) -> list[Admission]:
+def admit(
+    request: GenerationRequest, manifest: Manifest, tokenizer: Tokenizer, in_graph: bool = False
+) -> list[Admission]:
     """One row for each text.
+
+    ``in_graph``: the graph tokenizes them again, but those that are cut, which it could not do.
 
     Raises:
         InvalidRequest: a text has too many tokens or none, or the prefix leaves no room for what is asked for.
@@ -32,7 +36,7 @@ def admit(request: GenerationRequest, manifest: Manifest, tokenizer: Tokenizer) 
     max_new_tokens = _max_new_tokens(options, limits, len(prefix_ids))
     room = limits.max_source_tokens - len(framing.source_prefix) - len(framing.source_suffix)
     admissions = []
-    for index, ids in enumerate(tokenizer.encode(request.inputs)):
+    for index, (text, ids) in enumerate(zip(request.inputs, tokenizer.encode(request.inputs), strict=True)):
         if not ids:
             raise InvalidRequest(
                 f"'inputs[{index}]' has nothing but invisible characters: send a text with visible ones"
@@ -44,7 +48,8 @@ def admit(request: GenerationRequest, manifest: Manifest, tokenizer: Tokenizer) 
                 "shorten it, or set 'truncate' to true"
             )
         source_ids = np.array([*framing.source_prefix, *ids[:room], *framing.source_suffix], dtype=np.int32)
-        row = AdmittedRow(request.model, request.version, source_ids, prefix_ids, options, max_new_tokens)
+        to_graph = text if in_graph and not excess else None
+        row = AdmittedRow(request.model, request.version, source_ids, prefix_ids, options, max_new_tokens, to_graph)
         admissions.append(Admission(row, excess))
     return admissions
 

@@ -21,14 +21,14 @@ _LARGEST_EXPONENT: Final = 700.0  # exp of more is infinite, for which JSON has 
 
 
 class _Place(NamedTuple):
-    """One hypothesis as numbers."""
+    """One hypothesis as numbers, and as text where the graph made it."""
 
-    row: int
     ids: list[int]
     log_probs: list[float]
     reason: FinishReason
     score: float
     normalized_score: float
+    text: str | None
 
     @property
     def text_ids(self) -> list[int]:
@@ -43,25 +43,26 @@ def assemble(
     Raises:
         BackendFailed: a row without hypothesis, ids that the tokenizer does not have, scores that are not numbers.
     """
-    places = [place for row, result in enumerate(results) for place in _places(row, result)]
-    prefixes = [admission.row.prefix_ids.tolist() for admission in admissions]
+    hypotheses: list[list[Hypothesis]] = [[] for _ in admissions]
     try:
-        texts = tokenizer.decode([prefixes[place.row] + place.text_ids for place in places])
+        for row, (admission, result) in enumerate(zip(admissions, results, strict=True)):
+            prefix, details = admission.row.prefix_ids.tolist(), admission.row.options.details
+            for place in _places(result):
+                text = place.text
+                if text is None:
+                    (text,) = tokenizer.decode([prefix + place.text_ids])
+                hypotheses[row].append(_hypothesis(place, text, tokenizer if details else None))
     except IndexError as error:
         raise BackendFailed(f"the model answered with a token that its tokenizer does not have: {error}") from error
-    hypotheses: list[list[Hypothesis]] = [[] for _ in admissions]
-    for place, text in zip(places, texts, strict=True):
-        details = admissions[place.row].row.options.details
-        hypotheses[place.row].append(_hypothesis(place, text, tokenizer if details else None))
     if not all(hypotheses):
         raise BackendFailed("the model gave no hypothesis for a text")
     return tuple(
-        RowOutput(len(admission.row.source_ids), tuple(of_row), _warnings(admission))
-        for admission, of_row in zip(admissions, hypotheses, strict=True)
+        RowOutput(result.source_tokens, tuple(of_row), _warnings(admission))
+        for admission, result, of_row in zip(admissions, results, hypotheses, strict=True)
     )
 
 
-def _places(row: int, result: RowResult) -> Iterator[_Place]:
+def _places(result: RowResult) -> Iterator[_Place]:
     all_ids, all_log_probs = result.ids.tolist(), result.token_log_probs.tolist()
     columns = (result.lengths, result.finish_reasons, result.scores, result.normalized_scores)
     for place, (length, code, score, normalized_score) in enumerate(
@@ -72,7 +73,12 @@ def _places(row: int, result: RowResult) -> Iterator[_Place]:
         if code not in _FINISH_REASONS or not 1 <= length <= len(all_ids[place]) or not math.isfinite(score):
             raise BackendFailed(f"the model answered with finish reason {code}, {length} tokens and score {score}")
         yield _Place(
-            row, all_ids[place][:length], all_log_probs[place][:length], _FINISH_REASONS[code], score, normalized_score
+            all_ids[place][:length],
+            all_log_probs[place][:length],
+            _FINISH_REASONS[code],
+            score,
+            normalized_score,
+            None if result.sentences is None else result.sentences[place].decode(errors="replace"),
         )
 
 

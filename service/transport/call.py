@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import logging
-import math
-import re
 import time
-import uuid
 from collections.abc import Mapping
 from typing import Final
 
@@ -16,19 +13,14 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.errors import BackendUnavailable, ClientClosed, Overloaded, RequestTooLarge, ServiceError, error_row
-from service.telemetry import LOGGER_NAME, Telemetry, log_event
+from service.errors import INTERNAL_ERROR_TYPE, ClientClosed, RequestTooLarge, ServiceError, error_row
+from service.telemetry import Telemetry, log_event
 from service.transport.json_body import dump_json
+from service.transport.shared import FAULT, log_call, milliseconds, safe_request_id
 
 JSON: Final = "application/json"
-INTERNAL_ERROR_TYPE: Final = "internal"
-"""Of a 500, which no error of the table is and which a fault of ours alone can cause."""
-LEAST_RETRY_AFTER_S: Final = 1
 QUIET_OPERATIONS: Final = ("livez", "readyz", "metrics")
 """Asked every few seconds by machines; logged at debug."""
-
-_SAFE_ID: Final = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
-_LOGGER: Final = logging.getLogger(LOGGER_NAME)
 
 
 class CallMiddleware:
@@ -63,11 +55,6 @@ class CallMiddleware:
         _log(scope, request_id, status, time.perf_counter() - started)
 
 
-def milliseconds(seconds: float) -> str:
-    """A header's value."""
-    return f"{seconds * 1000:.3f}"
-
-
 def json_response(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
     """An answer in JSON."""
     return Response(dump_json(value), status, headers, JSON)
@@ -83,9 +70,7 @@ class ErrorResponses:
         """An error of the table."""
         assert isinstance(error, ServiceError)
         row = error_row(error)
-        headers = {}
-        if isinstance(error, (Overloaded, BackendUnavailable)):
-            headers["retry-after"] = str(max(LEAST_RETRY_AFTER_S, math.ceil(error.retry_after_s or 0)))
+        headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
         return self._answer(row.http_status, row.error_type, error.message, headers)
 
     async def http_error(self, request: Request, error: Exception) -> Response:
@@ -100,7 +85,7 @@ class ErrorResponses:
 
     async def unexpected(self, request: Request, error: Exception) -> Response:
         """A fault of ours; ``CallMiddleware`` logs it."""
-        return self._answer(500, INTERNAL_ERROR_TYPE, "the server failed on this request: its log has the details")
+        return self._answer(500, INTERNAL_ERROR_TYPE, FAULT)
 
     def _answer(self, status: int, error_type: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
         self._telemetry.count_failure(error_type)
@@ -134,25 +119,11 @@ async def read_body(request: Request, limit: int) -> bytes:
 
 
 def _request_id(scope: Scope) -> str:
-    """The client's own where it may go into headers and logs as it is, else a new one."""
-    for name, value in scope["headers"]:
-        if name == b"x-request-id":
-            given: str = value.decode("latin-1")
-            if _SAFE_ID.fullmatch(given):
-                return given
-    return uuid.uuid4().hex
+    given = (value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id")
+    return safe_request_id(next(given, None))
 
 
 def _log(scope: Scope, request_id: str, status: int, total_s: float) -> None:
     operation = getattr(scope.get("endpoint"), "__name__", None)  # not the path, which may hold anything
-    level = logging.DEBUG if operation in QUIET_OPERATIONS else logging.INFO
-    if _LOGGER.isEnabledFor(level):
-        log_event(
-            "call",
-            level,
-            request_id=request_id,
-            method=scope["method"],
-            operation=operation,
-            status=status,
-            total_ms=round(total_s * 1000, 3),
-        )
+    quiet = operation in QUIET_OPERATIONS
+    log_call(request_id, total_s, quiet=quiet, method=scope["method"], operation=operation, status=status)

@@ -1,4 +1,6 @@
-"""uvicorn with what it lacks: signals are left to its owner, and a connection has only so long to send a request."""
+"""uvicorn with what it lacks: signals are left to its owner, and a connection has only so long to send a request
+and to read its answer.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,10 @@ class HttpServer(uvicorn.Server):
 
     def __init__(self, app: ASGIApp, settings: Settings) -> None:
         protocol = functools.partial(
-            TimedProtocol, header_timeout_s=settings.header_timeout_s, body_timeout_s=settings.max_timeout_ms / 1000
+            TimedProtocol,
+            header_timeout_s=settings.header_timeout_s,
+            body_timeout_s=settings.max_timeout_ms / 1000,
+            write_timeout_s=settings.write_timeout_s,
         )
         super().__init__(
             uvicorn.Config(
@@ -52,14 +57,19 @@ class TimedProtocol(HttpToolsProtocol):
     """Closes a connection whose request does not arrive: its headers in time and in size, then its body in time.
 
     While a request that has arrived is answered nothing is due, whatever else the client sends: that has its turn after
-    the answer. Between requests uvicorn's own keep-alive timer runs.
+    the answer. Between requests uvicorn's own keep-alive timer runs. What is written has a timer of its own, from where
+    the client's side takes no more until it has taken all.
     """
 
-    def __init__(self, *args: Any, header_timeout_s: float, body_timeout_s: float, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, header_timeout_s: float, body_timeout_s: float, write_timeout_s: float, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
         self._header_timeout_s = header_timeout_s
         self._body_timeout_s = body_timeout_s
+        self._write_timeout_s = write_timeout_s
         self._timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
         self._in_headers = False
         self._in_body = False
@@ -69,12 +79,24 @@ class TimedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first request's headers are due."""
         super().connection_made(transport)
+        transport.set_write_buffer_limits(0)  # so that writing is paused as long as anything is left to be sent
         self._arm(self._header_timeout_s)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is due any more."""
         self._disarm()
+        self._disarm_write()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """The client is to read what it was sent; one that does not would never see the end of a mere ``close``."""
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(self._write_timeout_s, self.transport.abort)
+
+    def resume_writing(self) -> None:
+        """All is sent."""
+        self._disarm_write()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Bytes of headers or of a body."""
@@ -98,6 +120,9 @@ class TimedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request is here."""
         self._in_headers = True
+        if self._timer is None and not self._unanswered:  # it came with the end of a body that was answered before
+            self._unset_keepalive_if_required()
+            self._arm(self._header_timeout_s)
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -115,6 +140,10 @@ class TimedProtocol(HttpToolsProtocol):
         self._in_body = False
         self._disarm()
         super().on_message_complete()
+        if not self._unanswered:  # its answer came first, and the rest of its body ended uvicorn's timer
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_response_complete(self) -> None:
         """It is the turn of what came during the answer."""
@@ -143,3 +172,8 @@ class TimedProtocol(HttpToolsProtocol):
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _disarm_write(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None

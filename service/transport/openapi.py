@@ -138,8 +138,8 @@ def _operation(
         responses[status] = _response(error.__doc__ or error.__name__, schemas.Error)
         if error in (Overloaded, BackendUnavailable):
             responses[status]["headers"]["retry-after"] = {
-                "description": "Seconds after which to try again.",
-                "required": True,
+                "description": "Seconds after which to try again; missing where waiting changes nothing.",
+                "required": error is Overloaded,
                 "schema": {"type": "integer", "minimum": 1},
             }
     operation: dict[str, Any] = {

@@ -13,13 +13,16 @@ from starlette.types import ASGIApp, Receive
 
 from service.backend import VersionState
 from service.engine import Engine
+from service.engine.off_loop import off_loop_if_long
 from service.errors import BackendUnavailable, ClientClosed, Draining, ModelNotFound, ServiceError
+from service.generation import Generation
 from service.settings import Settings
 from service.telemetry import METRICS_CONTENT_TYPE, Telemetry
 from service.transport import openapi, rest_convert
-from service.transport.call import CallMiddleware, ErrorResponses, json_response, milliseconds, read_body
+from service.transport.call import JSON, CallMiddleware, ErrorResponses, json_response, read_body
 from service.transport.docs_page import add_docs_page
-from service.transport.json_body import parse_json
+from service.transport.json_body import dump_json, parse_json
+from service.transport.shared import milliseconds
 from service.validation import parse_detokenize, parse_generate, parse_timeout_ms, parse_tokenize
 
 Result = TypeVar("Result")
@@ -72,27 +75,25 @@ class _Rest:
             "x-queue-time": milliseconds(answer.timings.queue_s),
             "x-inference-time": milliseconds(answer.timings.inference_s),
         }
-        return json_response(rest_convert.generation(answer, request_id), headers=timings)
+        body = await off_loop_if_long(answer.size, lambda: _generation_json(answer, request_id))
+        return Response(body, headers=timings, media_type=JSON)
 
     async def tokenize(self, request: Request) -> Response:
         parsed = parse_tokenize(await self._fields(request), self._engine.resolve, self._settings)
-        outputs = await self._engine.tokenize(parsed)
-        return json_response(rest_convert.tokenization(parsed.model, parsed.version, outputs))
+        return json_response(rest_convert.tokenization(await self._engine.tokenize(parsed)))
 
     async def detokenize(self, request: Request) -> Response:
         parsed = parse_detokenize(await self._fields(request), self._engine.resolve, self._settings)
-        texts = await self._engine.detokenize(parsed)
-        return json_response(rest_convert.detokenization(parsed.model, parsed.version, texts))
+        return json_response(rest_convert.detokenization(await self._engine.detokenize(parsed)))
 
     async def models(self, request: Request) -> Response:
-        return json_response({"models": rest_convert.models(self._engine.models())})
+        return json_response(rest_convert.model_list(self._engine.status(), self._engine.labels_error))
 
     async def model(self, request: Request) -> Response:
-        name = request.path_params["name"]
-        versions = [version for version in self._engine.models() if version.name == name]
-        if not versions:
-            raise ModelNotFound("there is no such model: GET /v1/models lists those there are")
-        return json_response(rest_convert.models(versions)[0])
+        for status in self._engine.status():
+            if status.name == request.path_params["name"]:
+                return json_response(rest_convert.model(status))
+        raise ModelNotFound("there is no such model: GET /v1/models lists those there are")
 
     async def livez(self, request: Request) -> Response:
         return json_response({"status": "ok"})
@@ -100,19 +101,27 @@ class _Rest:
     async def readyz(self, request: Request) -> Response:
         if self._engine.ready:
             return json_response({"status": "ready"})
-        versions = self._engine.models()
-        waiting = {version.name for version in versions}
-        waiting -= {version.name for version in versions if version.state is VersionState.READY}
-        if versions and not waiting:
+        if self._engine.draining:
             raise Draining("the server is stopping")
-        names = ", ".join(sorted(waiting)) or "any model"
-        raise BackendUnavailable(f"no version is ready of {names}: GET /v1/models says why")
+        waiting = [model for model in self._engine.status() if model.name in self._engine.waiting]
+        names = ", ".join(model.name for model in waiting) or "any model"
+        message = f"no version is ready of {names}: GET /v1/models says why"
+        if any(all(each.state is VersionState.REFUSED for each in model.versions) for model in waiting):
+            raise BackendUnavailable(message, retry_after_s=None)  # all versions of one were refused
+        raise BackendUnavailable(message)
 
     async def metrics(self, request: Request) -> Response:
         return Response(self._telemetry.render(), media_type=METRICS_CONTENT_TYPE)
 
     async def _fields(self, request: Request) -> Any:
         return parse_json(await read_body(request, self._settings.max_body_bytes))
+
+
+def _generation_json(answer: Generation, request_id: str) -> bytes:
+    """``GenerateResponse``, text by text: while the encoder runs, no other thread does."""
+    fields = rest_convert.generation(answer, request_id)
+    outputs = b",".join(map(dump_json, fields.pop("outputs")))
+    return dump_json(fields)[:-1] + b',"outputs":[' + outputs + b"]}"
 
 
 async def _while_connected(receive: Receive, work: Coroutine[Any, Any, Result]) -> Result:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from itertools import groupby
 from typing import Any
 
-from service.backend import ModelVersion, VersionState
-from service.generation import Generation, Hypothesis, RowOutput, Tokenization
+from service.backend import ModelVersion
+from service.engine import LabelStatus, ModelStatus
+from service.generation import Detokenization, Generation, Hypothesis, RowOutput, Tokenization
 
 
 def generation(answer: Generation, request_id: str) -> dict[str, Any]:
@@ -52,34 +52,55 @@ def _hypothesis(hypothesis: Hypothesis) -> dict[str, Any]:
     return fields
 
 
-def tokenization(model: str, version: int, outputs: Sequence[Tokenization]) -> dict[str, Any]:
+def tokenization(answer: Tokenization) -> dict[str, Any]:
     """``TokenizeResponse``."""
     return {
-        "model_name": model,
-        "model_version": version,
-        "outputs": [{"ids": output.ids, "pieces": output.pieces} for output in outputs],
+        "model_name": answer.model,
+        "model_version": answer.version,
+        "outputs": [{"ids": output.ids, "pieces": output.pieces} for output in answer.outputs],
     }
 
 
-def detokenization(model: str, version: int, texts: Sequence[str]) -> dict[str, Any]:
+def detokenization(answer: Detokenization) -> dict[str, Any]:
     """``DetokenizeResponse``."""
-    return {"model_name": model, "model_version": version, "texts": texts}
+    return {"model_name": answer.model, "model_version": answer.version, "texts": answer.texts}
 
 
-def models(versions: Sequence[ModelVersion]) -> list[dict[str, Any]]:
-    """A ``ModelInfo`` for each model; ``versions`` by name, newest first."""
-    return [_model(name, list(found)) for name, found in groupby(versions, key=lambda version: version.name)]
+def model_list(models: Sequence[ModelStatus], labels_error: str | None) -> dict[str, Any]:
+    """``ModelList``."""
+    fields: dict[str, Any] = {"models": [model(each) for each in models]}
+    if labels_error is not None:
+        fields["labels_error"] = labels_error
+    return fields
 
 
-def _model(name: str, versions: Sequence[ModelVersion]) -> dict[str, Any]:
-    ready = [version.version for version in versions if version.state is VersionState.READY]
-    return {"name": name, "version": ready[0] if ready else None, "versions": [_version(each) for each in versions]}
+def model(status: ModelStatus) -> dict[str, Any]:
+    """``ModelInfo``."""
+    return {
+        "name": status.name,
+        "version": status.default,
+        "versions": [_version(version) for version in status.versions],
+        "labels": [_label(label) for label in status.labels],
+    }
+
+
+def _label(status: LabelStatus) -> dict[str, Any]:
+    fields: dict[str, Any] = {"label": status.label, "versions": _weights(status.in_force)}
+    if status.refused is not None:
+        fields["refused"] = {"versions": _weights(status.wanted), "reason": status.refused}
+    return fields
+
+
+def _weights(versions: Mapping[int, float]) -> list[dict[str, Any]]:
+    return [{"version": version, "weight": weight} for version, weight in versions.items()]
 
 
 def _version(version: ModelVersion) -> dict[str, Any]:
     fields: dict[str, Any] = {"version": version.version, "state": version.state.value}
     if version.reason is not None:
         fields["reason"] = version.reason
+    if version.replicas is not None:
+        fields["replicas"] = dict(version.replicas)
     if version.manifest is not None:
         manifest = version.manifest
         fields |= {

@@ -11,13 +11,16 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
+from service.generation import LABEL, VERSIONS
+
 Text = Annotated[str, Field(min_length=1, pattern=r"\S")]
 Texts = Text | Annotated[list[Text], Field(min_length=1)]
 Name = Annotated[
     str, Field(min_length=1, max_length=256, description="Name of a model; not needed where only one is served.")
 ]
 Version = Annotated[
-    int, Field(ge=1, le=2**63 - 1, description="A version of the model; by default the newest that is ready.")
+    Annotated[int, Field(ge=VERSIONS[0], le=VERSIONS[-1])] | Annotated[str, Field(pattern=f"^{LABEL.pattern}$")],
+    Field(description="Number of a version, or a label; by default the label `default`, or the newest that is ready."),
 ]
 
 
@@ -167,6 +170,7 @@ class ModelVersionInfo(_Closed):
     version: int
     state: Literal["loading", "ready", "refused"]
     reason: str | None = Field(None, description="Why it was refused.")
+    replicas: dict[str, str] | None = Field(None, description="What each replica of the model server says of it.")
     architecture: str | None = None
     parameter_count: int | None = None
     dtype: str | None = None
@@ -176,18 +180,46 @@ class ModelVersionInfo(_Closed):
     provenance: dict[str, Any] | None = Field(None, description="Data, steps and metrics, as the trainer told them.")
 
 
+class WeightedVersion(_Closed):
+    """One of the versions that a label stands for."""
+
+    version: int
+    weight: float = Field(ge=0, description="Its share is this of the sum.")
+
+
+class RefusedLabel(_Closed):
+    """What the file of labels says and cannot be."""
+
+    versions: list[WeightedVersion]
+    reason: str
+
+
+class LabelInfo(_Closed):
+    """A label, and the versions that answer requests which name it."""
+
+    label: str
+    versions: list[WeightedVersion] = Field(description="In force now; none where nothing that it stands for is ready.")
+    refused: RefusedLabel | None = Field(None, description="What is to be in force, and why it is not yet.")
+
+
 class ModelInfo(_Closed):
     """One model."""
 
     name: str
-    version: int | None = Field(description="The version that answers requests which name none.")
+    version: int | None = Field(
+        description="The version that answers requests which name none; of several the likeliest."
+    )
     versions: list[ModelVersionInfo] = Field(description="Newest first.")
+    labels: list[LabelInfo]
 
 
 class ModelList(_Closed):
     """Every model, by name."""
 
     models: list[ModelInfo]
+    labels_error: str | None = Field(
+        None, description="What is wrong with the file of labels now; those read before are in force."
+    )
 
 
 class Status(_Closed):

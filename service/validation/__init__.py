@@ -5,6 +5,6 @@ integer is a number. Every refusal is an ``InvalidRequest`` that names the field
 no text.
 """
 
-from service.validation.requests import parse_detokenize, parse_generate, parse_timeout_ms, parse_tokenize
+from service.validation.requests import parse_detokenize, parse_generate, parse_timeout_ms, parse_tokenize, refit
 
-__all__ = ["parse_detokenize", "parse_generate", "parse_timeout_ms", "parse_tokenize"]
+__all__ = ["parse_detokenize", "parse_generate", "parse_timeout_ms", "parse_tokenize", "refit"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Final
 
 from model_export.contract import Limits, Manifest
@@ -109,6 +109,16 @@ def parse_options(raw: Any, manifest: Manifest, longest_prefix: int) -> Generati
     options = GenerationOptions(**values)
     _refuse_contradictions(options)
     return options
+
+
+def refit_options(options: GenerationOptions, manifest: Manifest) -> GenerationOptions:
+    """Parsed options, as ``parse_options`` would have them for the model of ``manifest``; raises as it does."""
+    given = {field.name: getattr(options, field.name) for field in fields(options)}
+    return parse_options(
+        {name: value for name, value in given.items() if value != getattr(_NEUTRAL, name)},
+        manifest,
+        len(options.prefix),
+    )
 
 
 def _refuse_contradictions(options: GenerationOptions) -> None:

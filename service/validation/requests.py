@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from dataclasses import replace
+from typing import Any, Final, TypeVar
 
 from service.backend import ModelVersion
 from service.errors import InvalidRequest
-from service.generation import DetokenizeRequest, GenerationRequest, TokenizeRequest
+from service.generation import (
+    LABEL,
+    VERSIONS,
+    DetokenizeRequest,
+    GenerationRequest,
+    TokenizeRequest,
+    VersionChoice,
+)
 from service.settings import Settings
 from service.validation.fields import is_integer, parse_object, parse_text, shown
-from service.validation.options import PARAMETERS, parse_options
+from service.validation.options import PARAMETERS, parse_options, refit_options
 
-Resolve = Callable[[str | None, int | None], ModelVersion]
+Request = TypeVar("Request", GenerationRequest, TokenizeRequest, DetokenizeRequest)
+Resolve = Callable[[str | None, VersionChoice], ModelVersion]
 """``Engine.resolve``."""
 
 LONGEST_NAME: Final = 256
-_INT64_MAX: Final = 2**63 - 1
 _MILLISECONDS: Final = re.compile("0*([1-9][0-9]{0,9})")
 
 
@@ -34,18 +42,18 @@ def parse_generate(fields: Any, resolve: Resolve, settings: Settings) -> Generat
     if fields.get("stream", False) is not False:
         raise InvalidRequest("'stream' is not supported: leave it out, or send false")
     inputs = _inputs(fields, settings)
-    served = _resolve(fields, resolve)
+    served, asked = _resolve(fields, resolve)
     assert served.manifest is not None, "a READY version has a manifest"
     options = parse_options(fields.get("parameters"), served.manifest, settings.max_input_characters)
-    return GenerationRequest(served.name, served.version, inputs, options)
+    return GenerationRequest(served.name, served.version, inputs, options, asked)
 
 
 def parse_tokenize(fields: Any, resolve: Resolve, settings: Settings) -> TokenizeRequest:
     """The body of ``POST /v1/tokenize``; raises as ``parse_generate``."""
     fields = parse_object(fields, "the body", ("inputs", "model", "version"))
     inputs = _inputs(fields, settings)
-    served = _resolve(fields, resolve)
-    return TokenizeRequest(served.name, served.version, inputs)
+    served, asked = _resolve(fields, resolve)
+    return TokenizeRequest(served.name, served.version, inputs, asked)
 
 
 def parse_detokenize(fields: Any, resolve: Resolve, settings: Settings) -> DetokenizeRequest:
@@ -57,13 +65,29 @@ def parse_detokenize(fields: Any, resolve: Resolve, settings: Settings) -> Detok
     sequences = raw if isinstance(raw[0], list) else [raw]
     if len(sequences) > settings.max_inputs:
         raise InvalidRequest(f"'ids' has {len(sequences)} lists: send at most {settings.max_inputs}")
-    served = _resolve(fields, resolve)
+    served, asked = _resolve(fields, resolve)
+    for sequence in sequences:  # a million ids fit in a body: loops of Python over them would hold up others
+        if not isinstance(sequence, list) or not {int}.issuperset(map(type, sequence)):
+            raise InvalidRequest("'ids' must have integers, the ids of the model's vocabulary")
+    request = DetokenizeRequest(served.name, served.version, tuple(tuple(sequence) for sequence in sequences), asked)
+    return refit(request, served)
+
+
+def refit(request: Request, served: ModelVersion) -> Request:
+    """The same request to another version of its model, as if it had been sent to that one.
+
+    Raises:
+        InvalidRequest: it exceeds the limits of ``served``, or asks for what that does not support.
+    """
     assert served.manifest is not None, "a READY version has a manifest"
-    last_id = served.manifest.tokenizer.vocabulary_size - 1
-    for sequence in sequences:
-        if not isinstance(sequence, list) or not all(is_integer(id_) and 0 <= id_ <= last_id for id_ in sequence):
+    if isinstance(request, GenerationRequest):
+        options = refit_options(request.options, served.manifest)
+        return replace(request, version=served.version, options=options)
+    if isinstance(request, DetokenizeRequest):
+        last_id = served.manifest.tokenizer.vocabulary_size - 1
+        if any(sequence and (min(sequence) < 0 or max(sequence) > last_id) for sequence in request.ids):
             raise InvalidRequest(f"'ids' must have integers from 0 to {last_id}, the ids of the model's vocabulary")
-    return DetokenizeRequest(served.name, served.version, tuple(tuple(sequence) for sequence in sequences))
+    return replace(request, version=served.version)
 
 
 def parse_timeout_ms(text: str | None) -> float | None:
@@ -76,16 +100,21 @@ def parse_timeout_ms(text: str | None) -> float | None:
     return int(digits[1]) / 1000  # without the leading zeros: Python converts no more than 4300 digits
 
 
-def _resolve(fields: Mapping[str, Any], resolve: Resolve) -> ModelVersion:
-    """The version that will answer; null stands for a field that is left out."""
+def _resolve(fields: Mapping[str, Any], resolve: Resolve) -> tuple[ModelVersion, VersionChoice]:
+    """The version that will answer, and what was asked for; null stands for a field that is left out."""
     model, version = fields.get("model"), fields.get("version")
     if model is not None and (not isinstance(model, str) or not 1 <= len(model) <= LONGEST_NAME):
         raise InvalidRequest(f"'model' must be the name of a model, a string of at most {LONGEST_NAME} characters")
     if isinstance(version, str):
-        raise InvalidRequest("'version' must be the number of a version such as 3: labels are not supported")
-    if version is not None and (not is_integer(version) or not 1 <= version <= _INT64_MAX):
-        raise InvalidRequest(f"'version' must be a positive integer, the number of a version, not {shown(version)}")
-    return resolve(model, version)
+        if not LABEL.fullmatch(version):
+            raise InvalidRequest(
+                "'version' must be the number of a version such as 3, without quotes, or a label such as \"stable\""
+            )
+    elif version is not None and (not is_integer(version) or version not in VERSIONS):
+        raise InvalidRequest(
+            f"'version' must be a positive integer, the number of a version, or a label, not {shown(version)}"
+        )
+    return resolve(model, version), version
 
 
 def _inputs(fields: Mapping[str, Any], settings: Settings) -> tuple[str, ...]:

@@ -13,12 +13,17 @@ import signal
 import socket
 import time
 
+import grpc
+import grpc.aio
 import httpx
 import pytest
+from google.protobuf import json_format
 
 from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET, Manifest
+from service.transport.proto import malgil_v1_pb2 as messages
 from tests.support.server_process import server_process
 
+GENERATE = "/malgil.v1.GenerationService/Generate"
 HEADER_TIMEOUT_S = 1.0
 
 
@@ -63,7 +68,8 @@ def cases(models):
 def test_it_says_where_it_listens_and_what_it_serves(server, address):
     (line,) = server.output
     assert line == (
-        f"Malgil serves tiny-rnn (version 1), tiny-transformer (version 1) on {address}, documented at {address}/docs\n"
+        f"Malgil serves tiny-rnn (version 1), tiny-transformer (version 1) on {address}, documented at {address}/docs, "
+        f"and over gRPC on {server.rpc_address()}\n"
     )
     assert all(json.loads(line)["event"] for line in server.log)  # nothing but JSON lines, whatever TensorFlow says
 
@@ -80,6 +86,21 @@ def test_golden_texts_get_the_answers_of_the_trained_model(client, cases):
         assert output["input_tokens"] == len(case.source_ids)
 
 
+def test_both_transports_give_the_same_answers(client, server, cases):
+    with grpc.insecure_channel(server.rpc_address()) as channel:
+        generate = channel.unary_unary(
+            GENERATE, messages.GenerateRequest.SerializeToString, messages.GenerateResponse.FromString
+        )
+        for case in cases:
+            if not case.prefix_ids:
+                fields = {"model": "tiny-transformer", "inputs": [case.text], "parameters": dict(case.options)}
+                (output,) = client.post("/v1/generate", json=fields).json()["outputs"]
+                assert [
+                    json_format.MessageToDict(each, preserving_proto_field_name=True)
+                    for each in generate(messages.GenerateRequest(**fields)).outputs
+                ] == [{name: value for name, value in output.items() if value != []}], case.name
+
+
 def test_a_version_that_breaks_its_word_is_refused_and_the_older_one_answers(client, server):
     response = client.get("/v1/models/tiny-rnn").json()
     assert response["version"] == 1
@@ -94,7 +115,7 @@ def test_a_version_that_breaks_its_word_is_refused_and_the_older_one_answers(cli
     response = client.post("/v1/generate", json={"model": "tiny-rnn", "inputs": "a cat"})
     assert (response.status_code, response.json()["model_version"]) == (200, 1)
     response = client.post("/v1/generate", json={"model": "tiny-rnn", "version": 2, "inputs": "a cat"})
-    assert (response.status_code, response.json()["error_type"]) == (503, "unavailable")
+    assert (response.status_code, response.json()["error_type"]) == (404, "not_found")
 
 
 def test_two_hundred_mixed_requests_at_once_get_what_each_gets_alone(address):
@@ -202,7 +223,17 @@ def test_sigterm_answers_what_was_accepted_and_exits_0(server, address):
     body = {"model": "tiny-transformer", "inputs": ["a dog ran to the sea"] * 8, "parameters": {"beam_size": 4}}
 
     async def load():
-        outcomes = []
+        outcomes, codes = [], []
+        request = messages.GenerateRequest(**body).SerializeToString()
+
+        async def rpc_loop(channel):
+            while True:
+                try:
+                    await channel.unary_unary(GENERATE)(request)
+                except grpc.aio.AioRpcError as error:
+                    codes.append(error.code().name)
+                    return
+                codes.append("OK")
 
         async def client_loop(client):
             while True:
@@ -214,16 +245,22 @@ def test_sigterm_answers_what_was_accepted_and_exits_0(server, address):
                 if response.status_code != 200:
                     return
 
-        async with httpx.AsyncClient(base_url=address, timeout=60.0) as client:
-            loops = [asyncio.create_task(client_loop(client)) for _ in range(8)]
-            while len(outcomes) < 16:
+        async with (
+            httpx.AsyncClient(base_url=address, timeout=60.0) as client,
+            grpc.aio.insecure_channel(server.rpc_address()) as channel,
+        ):
+            loops = [asyncio.create_task(client_loop(client)) for _ in range(4)]
+            loops += [asyncio.create_task(rpc_loop(channel)) for _ in range(4)]
+            while len(outcomes) < 8 or len(codes) < 8:
                 await asyncio.sleep(0.02)
             server.process.send_signal(signal.SIGTERM)
             await asyncio.gather(*loops)
-        return outcomes
+        return outcomes, codes
 
-    outcomes = asyncio.run(load())
+    outcomes, codes = asyncio.run(load())
     assert server.wait() == 0
-    assert outcomes.count(200) >= 16
+    assert outcomes.count(200) >= 8
     assert set(outcomes) <= {200, 503}
+    assert codes.count("OK") >= 8
+    assert set(codes) == {"OK", "UNAVAILABLE"}
     assert [json.loads(line)["event"] for line in server.log][-1] == "stopped"

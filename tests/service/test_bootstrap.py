@@ -6,8 +6,11 @@ import signal
 import socket
 import time
 
+import grpc
 import httpx
 import pytest
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
+from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from service.backends.scripted import ScriptedBackend
 from service.bootstrap import _unless_hurried, make_backend
@@ -33,17 +36,51 @@ def test_a_signal_stops_an_idle_server_with_exit_code_0(number):
 
 
 def test_a_signal_stops_a_server_that_still_loads(artifact_root):
-    with socket.create_server(("127.0.0.1", 0)) as free:
-        port = free.getsockname()[1]
-    with server_process("--models", str(artifact_root), "--port", str(port)) as server:
+    with socket.create_server(("127.0.0.1", 0)) as free, socket.create_server(("127.0.0.1", 0)) as another:
+        port, rpc_port = free.getsockname()[1], another.getsockname()[1]
+    arguments = ["--models", str(artifact_root), "--port", str(port), "--grpc-port", str(rpc_port)]
+    with server_process(*arguments) as server:
         address = f"http://127.0.0.1:{port}"
         _wait_until_it_lives(address)
         response = httpx.get(f"{address}/readyz")
         assert (response.status_code, response.json()["error_type"]) == (503, "unavailable")
+        with grpc.insecure_channel(f"127.0.0.1:{rpc_port}") as channel:
+            health = HealthStub(channel).Check(HealthCheckRequest(), wait_for_ready=True, timeout=10)
+            assert health.status == HealthCheckResponse.NOT_SERVING
         server.process.send_signal(signal.SIGTERM)
         assert server.wait(120) == 0
         assert _events(server)[-2:] == ["draining", "stopped"]
         assert server.output == []
+
+
+def test_who_watches_health_is_told_of_the_end():
+    with server_process("--backend", "scripted") as server, grpc.insecure_channel(server.rpc_address()) as channel:
+        watched = HealthStub(channel).Watch(HealthCheckRequest())
+        assert next(watched).status == HealthCheckResponse.SERVING
+        started = time.monotonic()
+        server.process.send_signal(signal.SIGTERM)
+        assert next(watched).status == HealthCheckResponse.NOT_SERVING
+        with pytest.raises(grpc.RpcError):
+            next(watched)
+        assert watched.code() is grpc.StatusCode.UNAVAILABLE
+        assert server.wait() == 0
+        assert time.monotonic() - started < 3
+        assert _events(server)[-2:] == ["draining", "stopped"]  # and no other line
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1", "localhost"])
+def test_both_transports_listen_on_the_host(host):
+    with server_process("--backend", "scripted", "--host", host) as server:
+        assert httpx.get(f"{server.address()}/readyz").status_code == 200
+        assert server.address().startswith("http://[::1]:" if host == "::1" else f"http://{host}:")
+        with grpc.insecure_channel(server.rpc_address()) as channel:
+            assert HealthStub(channel).Check(HealthCheckRequest()).status == HealthCheckResponse.SERVING
+
+
+def test_grpc_can_be_turned_off():
+    with server_process("--backend", "scripted", "--grpc-port", "-1") as server:
+        assert httpx.get(f"{server.address()}/readyz").status_code == 200
+        assert "gRPC" not in "".join(server.output)
 
 
 def _wait_until_it_lives(address):

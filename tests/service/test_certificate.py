@@ -10,6 +10,7 @@ import pytest
 from model_export.contract import SIGNATURES, Certificate, GoldenCase
 from service import certificate
 from service.backends.scripted import ScriptedBackend, scripted_manifest, tiny_tokenizer
+from service.errors import BackendFailed
 from service.tokenization import SentencePieceTokenizer
 
 TEXTS = ["the word", "말길 no one knows", "é", "it is what it is"]
@@ -20,8 +21,8 @@ async def _predict_with(backend, signature, inputs):
     return await backend.predict("echo", 1, signature, inputs)
 
 
-def _replay(manifest, tokenizer=None, change=lambda outputs: None):
-    """The differences, when ``change`` is done to the outputs of every call."""
+def _replay(manifest, tokenizer=None, change=lambda outputs: None, signatures=("generate_ids", "generate")):
+    """The differences, when ``change`` is done to the outputs of every call of ``signatures``."""
 
     async def scenario():
         backend = ScriptedBackend()
@@ -29,7 +30,8 @@ def _replay(manifest, tokenizer=None, change=lambda outputs: None):
 
         async def predict(signature, inputs):
             outputs = await _predict_with(backend, signature, inputs)
-            change(outputs)
+            if signature in signatures:
+                change(outputs)
             return outputs
 
         return await certificate.replay(manifest, tokenizer or tiny_tokenizer(), predict)
@@ -120,10 +122,11 @@ def test_bytes_that_are_no_tokenizer_are_a_difference(manifest):
         (lambda outputs: outputs.update(ids=outputs["ids"][:, :0]), "hypotheses"),
     ],
 )
-def test_an_answer_that_differs_is_told_by_case_and_output(manifest, change, what):
-    differences = _replay(manifest, change=change)
+@pytest.mark.parametrize("signature", ["generate_ids", "generate"])
+def test_an_answer_that_differs_is_told_by_case_and_output(manifest, signature, change, what):
+    differences = _replay(manifest, change=change, signatures=(signature,))
     assert differences
-    assert all(difference.startswith("generate_ids, case '") for difference in differences)
+    assert all(difference.startswith(f"{signature}, case '") for difference in differences)
     assert any(f": {what} " in difference for difference in differences)
 
 
@@ -143,6 +146,39 @@ def test_the_gateways_own_tokenizer_is_held_to_the_cases_too(manifest, change, w
     assert any(
         difference.startswith(f"the gateway's tokenizer, case {TEXTS[1]!r}: {what} ") for difference in differences
     )
+
+
+def test_sentences_of_the_graph_are_held_to_the_cases_too(manifest):
+    differences = _replay(
+        manifest, change=lambda outputs: outputs["sentences"].fill(b"other"), signatures=("generate",)
+    )
+    assert any(": sentences ('other',) instead of ('the word',)" in difference for difference in differences)
+
+
+def test_a_version_whose_graph_tokenizes_unlike_the_gateway_is_refused_with_the_reason(manifest):
+    """The start-up comparison of the two, on every golden text."""
+
+    async def scenario():
+        backend = ScriptedBackend()
+        await backend.start()
+
+        async def predict(signature, inputs):
+            outputs = await _predict_with(backend, signature, inputs)
+            if signature == "describe":
+                outputs["manifest"][0] = manifest.to_json().encode()
+            if signature == "tokenize" and spoil:
+                outputs["ids"][1, 0] += 1
+            return outputs
+
+        return await certificate.examine(predict, [1])
+
+    spoil = False
+    assert asyncio.run(scenario()) == (manifest, tiny_tokenizer())
+    spoil = True
+    with pytest.raises(
+        BackendFailed, match=rf"fails its certificate: the graph's tokenizer, case '{TEXTS[1]}': source ids"
+    ):
+        asyncio.run(scenario())
 
 
 def test_cases_run_in_one_batch_for_each_beam_size(manifest):

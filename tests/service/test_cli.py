@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 
@@ -25,7 +26,7 @@ def malgil(*arguments, stdin="", **environment):
         [sys.executable, "-m", "service", *arguments],
         check=False,
         cwd=REPOSITORY,
-        env=clean | environment,
+        env=clean | {"MALGIL_GRPC_PORT": "0"} | environment,
         input=stdin,
         capture_output=True,
         text=True,
@@ -70,7 +71,10 @@ def test_every_setting_has_a_flag_with_its_description():
     [
         (["--port", "abc"], r"--port \(or MALGIL_PORT\): input should be a valid integer"),
         (["--port", "70000"], r"--port \(or MALGIL_PORT\): input should be less than or equal to 65535"),
-        (["--backend", "cloud"], r"--backend \(or MALGIL_BACKEND\): input should be 'embedded' or 'scripted'"),
+        (
+            ["--backend", "cloud"],
+            r"--backend \(or MALGIL_BACKEND\): input should be 'embedded', 'tf-serving' or 'scripted'",
+        ),
         (["--max-inputs", "5000"], "max_inputs 5000 exceeds queue_rows 2048"),
     ],
 )
@@ -94,6 +98,16 @@ def test_a_port_in_use_is_one_line(address):
     assert (code, message) == (
         1,
         f"cannot listen on 127.0.0.1:{port}: Address already in use; see --host and --port",
+    )
+
+
+def test_a_port_in_use_for_grpc_is_one_line():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, message = failure(malgil("serve", "--backend", "scripted", "--port", "0", "--grpc-port", port))
+    assert (code, message) == (
+        1,
+        f"cannot listen on 127.0.0.1:{port}: Address already in use; see --host and --grpc-port",
     )
 
 
@@ -134,6 +148,14 @@ def test_options_reach_the_model_and_json_has_everything(address):
     assert [len(each["tokens"]) for each in output["hypotheses"]] == [2, 2]
     both = malgil("generate", "--url", address, "--beam-size", "3", "--num-hypotheses", "2", "the word").stdout
     assert both.splitlines() == ["the word", "word the"]
+
+
+def test_a_version_is_a_number_or_a_label(address):
+    assert malgil("generate", "--url", address, "--version", "1", "the word").stdout == "the word\n"
+    _, message = failure(malgil("generate", "--url", address, "--version", "2", "a"))
+    assert message == "model 'echo' has no version 2, but 1"
+    _, message = failure(malgil("generate", "--url", address, "--version", "stable", "a"))
+    assert message.startswith("model 'echo' has no label 'stable'")
 
 
 def test_what_the_server_finds_wrong_is_bad_usage(address):

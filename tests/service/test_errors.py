@@ -1,11 +1,12 @@
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 
 import pytest
 
 from service import errors
-from service.errors import ERROR_TABLE, ServiceError, error_row
+from service.errors import ANSWERED, ERROR_TABLE, INTERNAL_ERROR_TYPE, ServiceError, error_row, outcome
 
 # Names of grpc.StatusCode; the gateway's core does not import grpc.
 GRPC_CODES = {
@@ -49,6 +50,23 @@ def test_errors_of_one_type_share_their_codes() -> None:
 
 
 def test_an_error_finds_its_row_and_keeps_what_it_says() -> None:
-    error = errors.Overloaded("full", retry_after_s=3.0)
+    error = errors.Overloaded("full", retry_after_s=3)
     assert error_row(error) == (429, "overloaded", "RESOURCE_EXHAUSTED")
-    assert (str(error), error.message, error.retry_after_s) == ("full", "full", 3.0)
+    assert (str(error), error.message, error.retry_after_s) == ("full", "full", 3)
+
+
+@pytest.mark.parametrize("kind", ERROR_TABLE, ids=lambda kind: kind.__name__)
+def test_a_copy_says_the_same_and_is_another_object(kind: type[ServiceError]) -> None:
+    error = kind("why", retry_after_s=7)
+    copy = error.copy()
+    assert (type(copy), str(copy), copy.message, copy.retry_after_s) == (kind, "why", "why", 7)
+    assert copy is not error
+
+
+def test_every_call_has_an_outcome_of_few() -> None:
+    assert outcome(None) == ANSWERED
+    assert outcome(asyncio.CancelledError()) == "client_closed"
+    assert outcome(ZeroDivisionError("a bug")) == INTERNAL_ERROR_TYPE
+    types = {outcome(kind("why", retry_after_s=1)) for kind in ERROR_TABLE}
+    assert types == {row.error_type for row in ERROR_TABLE.values()}
+    assert not types & {ANSWERED, INTERNAL_ERROR_TYPE}

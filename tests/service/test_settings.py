@@ -23,14 +23,18 @@ def documented_rows() -> dict[str, tuple[str, ...]]:
 
 
 def shown_default(field: FieldInfo) -> str:
-    return "usable cores" if field.default_factory else f"`{field.default}`"
+    if field.default_factory:
+        return "usable cores"
+    return "none" if field.default in (None, "") else f"`{field.default}`".replace("False", "false")
 
 
 def shown_values(field: FieldInfo) -> str:
+    if field.annotation in (Path, Path | None):
+        return "a path"
     if choices := get_args(field.annotation):
         return ", ".join(f"`{choice}`" for choice in choices)
     if field.annotation not in (int, float):
-        return {"str": "an address or name", "Path": "a path"}[field.annotation.__name__]
+        return {"str": "text", "bool": "`true`, `false`"}[field.annotation.__name__]
     bounds = {type(bound).__name__: getattr(bound, type(bound).__name__.lower()) for bound in field.metadata}
     high = f"{int(bounds['Le']):,}"
     return f"{int(bounds['Ge']):,} to {high}" if "Ge" in bounds else f"above {int(bounds['Gt']):,}, at most {high}"
@@ -73,6 +77,10 @@ def test_by_default_there_is_a_run_for_each_usable_core() -> None:
         ({"log_level": "loud"}, "log_level"),
         ({"default_timeout_ms": 2000, "max_timeout_ms": 1000}, "default_timeout_ms 2000 exceeds max_timeout_ms 1000"),
         ({"max_inputs": 20, "queue_rows": 10}, "max_inputs 20 exceeds queue_rows 10"),
+        ({"tf_serving_tls": True, "tf_serving_client_key_file": "key.pem"}, "go together"),
+        ({"tf_serving_tls": True, "tf_serving_client_certificate_file": "own.pem"}, "go together"),
+        ({"tf_serving_ca_file": "ca.pem"}, "tf_serving_tls is not true"),
+        ({"tf_serving_server_name": "models"}, "tf_serving_tls is not true"),
         ({"prot": 8000}, "prot"),
     ],
 )

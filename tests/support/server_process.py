@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -20,7 +21,7 @@ class ServerProcess:
     def __init__(self, *arguments: str, **environment: str) -> None:
         clean = {name: value for name, value in os.environ.items() if not name.startswith("MALGIL_")}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", "--port", "0", *arguments],
+            [sys.executable, "-m", "service", "serve", "--port", "0", "--grpc-port", "0", *arguments],
             cwd=REPOSITORY,
             env=clean | environment,
             stdout=subprocess.PIPE,
@@ -37,13 +38,19 @@ class ServerProcess:
             reader.start()
 
     def address(self, timeout_s: float = 120.0) -> str:
-        """Where it listens, once it says so; its models are loaded then."""
+        """Where it listens for REST, once it says so; its models are loaded then."""
+        return self._told("on", timeout_s)
+
+    def rpc_address(self, timeout_s: float = 120.0) -> str:
+        """Where it listens for gRPC, once it says so."""
+        return self._told("gRPC on", timeout_s)
+
+    def _told(self, before: str, timeout_s: float) -> str:
         end = time.monotonic() + timeout_s
         while time.monotonic() < end:
             for line in self.output:
-                words = line.split()
-                if "on" in words:
-                    return words[words.index("on") + 1].rstrip(",")
+                if found := re.search(rf" {before} (\S+?),?\s", line):
+                    return found[1]
             if self.process.poll() is not None:
                 break
             time.sleep(0.05)

@@ -7,14 +7,15 @@ import re
 import shutil
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET, SIGNATURES, TOKENIZER_ASSET
 from service import certificate
-from service.backend import VersionState, pad_ids
-from service.backends.embedded import EmbeddedBackend, find_models
+from service.backend import ModelVersion, VersionState, pad_ids
+from service.backends.embedded import EmbeddedBackend, _Model, _Serving
 from service.errors import BackendFailed, BackendUnavailable, DeadlineExceeded, ModelNotFound
 
 REASONS = {
@@ -157,10 +158,6 @@ def test_a_passed_deadline_cancels_the_run_and_the_model_goes_on(backend):
     assert _predict(backend, _inputs(backend), timeout_s=60.0)["ids"].size
 
 
-def test_folders_that_are_no_versions_are_ignored(root):
-    assert find_models(root) == {"tiny": [7, 6, 5, 4, 3, 2, 1]}
-
-
 @pytest.mark.parametrize("folder", ["missing", "empty", "file"])
 def test_a_folder_without_models_is_told_at_the_start(tmp_path, folder):
     (tmp_path / "empty").mkdir()
@@ -182,6 +179,25 @@ def test_refusals_are_logged_with_their_reason(root, tmp_path, caplog, monkeypat
     assert record.fields == {"model_name": "broken", "model_version": 1, "reason": "saved_model.pb is missing"}
 
 
+def _put(backend, model):
+    """Let ``model`` answer as version 1 of ``put``."""
+    version = ModelVersion("put", 1, VersionState.READY)
+    backend._models["put"] = _Model(serving={1: _Serving(version, model, frozenset())})
+
+
+TEXTS = {"texts": np.array([b"x"], object)}
+
+
+def test_outputs_are_checked_before_they_go_anywhere(tmp_path):
+    backend = EmbeddedBackend(tmp_path, slots=1, intra_op_threads=1, max_batch_rows=1)
+    ids, lengths = pad_ids([[1], [2]])
+    outputs = {"ids": ids, "lengths": lengths, "pieces": np.array([[b"x"]] * 2, object)}
+    _put(backend, SimpleNamespace(run=lambda *_: outputs, close=lambda: None))
+    with pytest.raises(BackendFailed, match=r"output ids of tokenize: shape \(2, 1\)"):
+        asyncio.run(backend.predict("put", 1, "tokenize", TEXTS))
+    asyncio.run(backend.close())
+
+
 class _EndlessModel:
     """In place of a SavedModel: a run lasts until the session is closed."""
 
@@ -200,9 +216,9 @@ class _EndlessModel:
 def test_closing_does_not_wait_for_runs_to_finish(tmp_path):
     async def scenario():
         backend = EmbeddedBackend(tmp_path, slots=1, intra_op_threads=1, max_batch_rows=1)
-        model = backend._models["endless", 1] = _EndlessModel()
-        inputs = {"unused": np.array([b""], object)}
-        running = asyncio.create_task(backend.predict("endless", 1, "describe", inputs, 60.0))
+        model = _EndlessModel()
+        _put(backend, model)
+        running = asyncio.create_task(backend.predict("put", 1, "tokenize", TEXTS, 60.0))
         assert await asyncio.to_thread(model.running.wait, 5)
         await asyncio.wait_for(backend.close(), 5)
         with pytest.raises(BackendUnavailable, match="while it ran"):

@@ -45,15 +45,31 @@ def test_a_session_runs_what_it_has_and_nothing_once_closed(tmp_path):
         model.run("double", inputs)
 
 
-def test_closing_a_session_ends_its_runs(tmp_path):
+def _counting_model(folder):
+    """Counts from its input up to 0 by ones."""
     import tensorflow as tf
 
-    count = tf.function(lambda x: {"y": tf.while_loop(lambda y: y < 1e30, lambda y: (y + 1.0,), (x,))[0]})
+    count = tf.function(lambda x: {"y": tf.while_loop(lambda y: y < 0, lambda y: (y + 1.0,), (x,))[0]})
     signature = count.get_concrete_function(x=tf.TensorSpec([], tf.float64))
-    tf.saved_model.save(tf.Module(), str(tmp_path), signatures={"count": signature})
-    model = SavedModel(tmp_path, intra_op_threads=1, inter_op_threads=1)
+    tf.saved_model.save(tf.Module(), str(folder), signatures={"count": signature})
+    return SavedModel(folder, intra_op_threads=1, inter_op_threads=1)
+
+
+@pytest.mark.parametrize("in_this_thread", [True, False])
+def test_a_run_takes_the_thread_that_it_should(tmp_path, in_this_thread):
+    model = _counting_model(tmp_path)
+    model.run("count", {"x": np.array(-1.0)}, in_this_thread=in_this_thread)  # compiles, on this thread in any case
+    mine, all_threads = time.thread_time(), time.process_time()
+    assert model.run("count", {"x": np.array(-1e5)}, in_this_thread=in_this_thread)["y"] == 0
+    mine, all_threads = time.thread_time() - mine, time.process_time() - all_threads
+    assert (mine > all_threads / 2) is in_this_thread
+    model.close()
+
+
+def test_closing_a_session_ends_its_runs(tmp_path):
+    model = _counting_model(tmp_path)
     with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(model.run, "count", {"x": np.array(0.0)}, time.monotonic() + 60)
+        running = threads.submit(model.run, "count", {"x": np.array(-1e15)}, time.monotonic() + 60)
         time.sleep(0.5)
         assert not running.done()
         model.close()

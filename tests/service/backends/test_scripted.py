@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from model_export.contract import SIGNATURES, FinishReason, Manifest, sha256
 from service.backend import Arrays
 from service.backends.scripted import ScriptedBackend
+from service.backends.signatures import check_outputs
+from service.batching import AdmittedRow
 from service.batching.rows import batch_inputs
 from service.errors import BackendFailed, DeadlineExceeded, ModelNotFound
 from tests.support.rows import make_row
@@ -31,12 +33,46 @@ def test_it_echoes_and_turns_further_hypotheses() -> None:
     assert outputs["scores"][0, 0] > outputs["scores"][0, 1]
 
 
-def test_answers_have_the_contracts_names_and_types() -> None:
-    outputs = predict(batch_inputs([make_row(4), make_row(3)]))
-    specs = SIGNATURES["generate_ids"].outputs
-    assert {name: array.dtype.name for name, array in outputs.items()} == {
-        name: spec.dtype for name, spec in specs.items()
-    }
+@pytest.mark.parametrize(
+    ("signature", "inputs"),
+    [
+        ("generate_ids", batch_inputs([make_row(4), make_row(3)])),
+        ("generate", batch_inputs([make_row(text="the word"), make_row(text="no")])),
+        ("tokenize", {"texts": np.array([b"the word", b"\xe3\x80\x80"], object)}),
+        ("detokenize", {"ids": np.array([[260, 261], [262, 0]], np.int32), "lengths": np.array([2, 1], np.int32)}),
+        ("describe", {"unused": np.array([b""], object)}),
+    ],
+)
+def test_answers_have_the_contracts_names_types_and_shapes(signature: str, inputs: Arrays) -> None:
+    outputs = predict(inputs, signature)
+    assert outputs.keys() == SIGNATURES[signature].outputs.keys()
+    check_outputs(signature, SIGNATURES[signature], outputs, 1 if signature == "describe" else 2)
+
+
+def test_generating_from_texts_is_generating_from_their_tokens() -> None:
+    texts = ["the word", "말길", "no one knows"]
+    rows = [make_row(text=text, beam_size=2, num_hypotheses=2, max_new_tokens=3) for text in texts]
+    tokens = predict({"texts": np.array([text.encode() for text in texts], object)}, "tokenize")
+    prefix = {"prefix_ids": np.array([[260]] * 3, np.int32), "prefix_lengths": np.array([1, 0, 1], np.int32)}
+    found = predict(batch_inputs(rows) | prefix, "generate")
+    by_ids = []
+    for row, ids, length in zip(rows, tokens["ids"], tokens["lengths"], strict=True):
+        source_ids = np.array([*ids[:length], 3], np.int32)
+        by_ids.append(AdmittedRow(row.model, 1, source_ids, row.prefix_ids, row.options, row.max_new_tokens))
+    expected = predict(batch_inputs(by_ids) | prefix)
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array)
+    for row, place in np.ndindex(3, 2):
+        length = expected["lengths"][row, place]
+        ended = expected["finish_reasons"][row, place] == FinishReason.EOS_TOKEN
+        ids = [260] * prefix["prefix_lengths"][row] + expected["ids"][row, place, : length - ended].tolist()
+        sequence = {"ids": np.array([ids], np.int32), "lengths": np.array([len(ids)], np.int32)}
+        assert found["sentences"][row, place] == predict(sequence, "detokenize")["sentences"][0]
+
+
+def test_a_text_that_is_too_long_fails_as_in_a_graph() -> None:
+    with pytest.raises(BackendFailed, match="more tokens"):
+        predict(batch_inputs([make_row(text="the " * 600)]), "generate")
 
 
 @pytest.mark.parametrize(

@@ -79,8 +79,9 @@ def test_padded_tokens_are_bounded_and_a_larger_row_runs_alone() -> None:
     [
         make_row(model="other"),
         make_row(beam_size=2),
+        make_row(text="the word"),
     ],
-    ids=["model", "beam size"],
+    ids=["model", "beam size", "signature"],
 )
 def test_rows_of_unlike_groups_do_not_share_a_batch(other: AdmittedRow) -> None:
     queue = make_queue()

@@ -34,6 +34,24 @@ def test_rows_are_padded_side_by_side_with_their_own_options() -> None:
     assert inputs["length_penalty"].tolist() == [0.5, 1.0]
 
 
+def test_rows_whose_texts_the_graph_tokenizes_send_these_instead() -> None:
+    rows = [make_row(3, text="the word"), make_row(2, text="말길")]
+    assert [row.signature for row in (*rows, make_row())] == ["generate", "generate", "generate_ids"]
+    inputs = batch_inputs(rows)
+    check_inputs("generate", SIGNATURES["generate"], inputs)
+    assert inputs["texts"].tolist() == [b"the word", "말길".encode()]
+
+
+def test_sentences_of_the_graph_are_each_rows_own() -> None:
+    answer = outputs() | {"sentences": np.array([[b"a", b"b"], [b"c", b"d"]], object)}
+    answer["source_lengths"] = np.array([5, 6], np.int32)
+    first, second = split_outputs(answer, [make_row(), make_row(beam_size=2, num_hypotheses=2)])
+    assert (first.sentences.tolist(), second.sentences.tolist()) == ([b"a"], [b"c", b"d"])
+    assert (first.source_tokens, second.source_tokens) == (5, 6)
+    (without,) = split_outputs(outputs(rows=1), [make_row()])
+    assert without.sentences is None
+
+
 def test_options_left_alone_are_neutral_on_the_wire() -> None:
     inputs = batch_inputs([make_row()])
     for name, option in OPTIONS.items():
@@ -60,23 +78,6 @@ def test_each_row_gets_its_own_hypotheses() -> None:
     assert second.scores.tolist() == [2.0, 3.0]
 
 
-def _without(name: str) -> dict[str, NDArray[np.generic]]:
-    answer = outputs()
-    del answer[name]
-    return answer
-
-
-@pytest.mark.parametrize(
-    "answer",
-    [
-        _without("scores"),
-        outputs(rows=3),
-        outputs() | {"lengths": np.zeros((2, 3), np.int32)},
-        outputs() | {"scores": np.zeros(2, np.float32)},
-        outputs(hypotheses=1),
-    ],
-    ids=["missing", "rows", "unlike K", "rank", "too few hypotheses"],
-)
-def test_an_answer_that_does_not_fit_is_the_backends_fault(answer: dict[str, NDArray[np.generic]]) -> None:
-    with pytest.raises(BackendFailed, match="the model's answer"):
-        split_outputs(answer, [make_row(), make_row(beam_size=2, num_hypotheses=2)])
+def test_too_few_hypotheses_are_the_backends_fault() -> None:
+    with pytest.raises(BackendFailed, match="has 1 hypotheses, fewer than were asked for"):
+        split_outputs(outputs(hypotheses=1), [make_row(), make_row(beam_size=2, num_hypotheses=2)])

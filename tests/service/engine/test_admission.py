@@ -47,6 +47,13 @@ def test_a_text_of_which_nothing_is_left_is_refused() -> None:
         admitted("\u3000")
 
 
+def test_the_graph_gets_the_texts_but_those_that_are_cut() -> None:
+    request = GenerationRequest("echo", 1, ("the word", "the " * 6), GenerationOptions(truncate=True))
+    manifest = scripted_manifest("echo", LIMITS)
+    assert [each.row.text for each in admit(request, manifest, TOKENIZER, in_graph=True)] == ["the word", None]
+    assert [each.row.text for each in admit(request, manifest, TOKENIZER)] == [None, None]
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

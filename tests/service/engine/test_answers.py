@@ -30,6 +30,7 @@ def result(ids: list[list[int]], codes: list[Code], scores: list[float], lengths
         scores=np.array(scores, np.float32),
         normalized_scores=np.array(scores, np.float32) / 2,
         token_log_probs=np.full(padded.shape, -0.5, np.float32),
+        source_tokens=4,
     )
 
 
@@ -71,6 +72,22 @@ def test_places_without_hypothesis_are_left_out_and_rows_keep_apart() -> None:
     second = result([[WORD, EOS], [THE, EOS]], [Code.EOS_TOKEN] * 2, [-1.0, -2.0])
     outputs = assemble([admission(), admission()], [first, second], TOKENIZER)
     assert [[each.text for each in output.hypotheses] for output in outputs] == [["the"], ["word", "the"]]
+
+
+def test_texts_and_counts_are_the_graphs_where_it_tokenizes() -> None:
+    answer = result([[THE, EOS], [WORD, EOS]], [Code.EOS_TOKEN] * 2, [-1.0, -2.0])
+    sentences = np.array([b"one", "길".encode() + b"\xff"], object)
+    answer = answer._replace(source_tokens=9, sentences=sentences)
+    (output,) = assemble([admission(details=True)], [answer], TOKENIZER)
+    assert [each.text for each in output.hypotheses] == ["one", "길\ufffd"]
+    assert output.hypotheses[0].tokens == (Token(THE, "▁the", -0.5), Token(EOS, "</s>", -0.5))
+    assert output.input_tokens == 9
+
+
+def test_an_unknown_token_is_the_models_fault_also_beside_a_sentence() -> None:
+    answer = result([[10**6, EOS]], [Code.EOS_TOKEN], [-1.0])._replace(sentences=np.array([b"one"], object))
+    with pytest.raises(BackendFailed, match="a token that its tokenizer does not have"):
+        assemble([admission(details=True)], [answer], TOKENIZER)
 
 
 def test_truncation_is_told() -> None:

@@ -14,7 +14,7 @@ import pytest
 from service.backend import Arrays, ModelVersion, VersionState
 from service.backends.scripted import ScriptedBackend
 from service.engine import Engine
-from service.engine.engine import INLINE_CHARACTERS, off_loop_if_long
+from service.engine.off_loop import INLINE_CHARACTERS, off_loop_if_long
 from service.errors import (
     BackendFailed,
     BackendUnavailable,
@@ -25,6 +25,7 @@ from service.errors import (
     ServiceError,
 )
 from service.generation import (
+    Detokenization,
     DetokenizeRequest,
     FinishReason,
     Generation,
@@ -117,9 +118,35 @@ def test_a_request_is_measured() -> None:
     value = telemetry.registry.get_sample_value
     model = {"model_name": "echo"}
     assert value("malgil_request_success_total", model | {"finished_reason": "eos_token"}) == 2
-    assert value("malgil_e2e_request_latency_seconds_count", model) == 1
+    assert value("malgil_e2e_request_latency_seconds_count", model | {"outcome": "answered"}) == 1
     assert value("malgil_request_queue_time_seconds_count", model) == 2
     assert value("malgil_prompt_tokens_total", model) == value("malgil_generation_tokens_total", model)
+
+
+def test_the_time_of_a_call_is_measured_whatever_becomes_of_it() -> None:
+    errors: list[ServiceError] = [BackendFailed("out of order")]
+
+    async def test(engine: Engine) -> None:
+        with pytest.raises(BackendFailed):
+            await generate(engine, "no")
+        with pytest.raises(DeadlineExceeded):
+            await generate(engine, "no", timeout_s=0.01)
+        with pytest.raises(InvalidRequest):
+            await generate(engine, "the " * 1000)
+        gone = generate(engine, "no")
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        await asyncio.wait([gone])
+        await engine.drain(0.0)
+        with pytest.raises(Draining):
+            await generate(engine, "no")
+
+    telemetry = run(test, ScriptedBackend(delay_s=0.05, interrupt=lambda inputs: errors.pop() if errors else None))
+    value = telemetry.registry.get_sample_value
+    for outcome in ("generation", "timeout", "validation", "client_closed", "unavailable"):
+        labels = {"model_name": "echo", "outcome": outcome}
+        assert value("malgil_e2e_request_latency_seconds_count", labels) == 1, outcome
+    assert value("malgil_e2e_request_latency_seconds_sum", {"model_name": "echo", "outcome": "generation"}) > 0.05
 
 
 def test_no_answer_in_time_is_an_error_in_time() -> None:
@@ -217,13 +244,30 @@ def test_an_idle_engine_drains_at_once() -> None:
     run(test)
 
 
+def test_listeners_learn_of_new_versions_and_of_the_end() -> None:
+    backend = ScriptedBackend()
+    seen: list[bool] = []
+
+    async def test(engine: Engine) -> None:
+        engine.subscribe(lambda: seen.append(engine.ready))
+        (version,) = backend.versions()
+        backend.set_versions([replace(version, state=VersionState.REFUSED)])
+        backend.set_versions([version])
+        assert seen == [False, True]
+        await engine.drain(1.0)
+        await engine.drain(1.0)
+        assert seen == [False, True, False]
+
+    run(test, backend)
+
+
 def test_tokenize_and_detokenize_undo_each_other() -> None:
     async def test(engine: Engine) -> None:
         texts = ("the word", "말길 🦜")
-        tokenizations = await engine.tokenize(TokenizeRequest("echo", 1, texts))
-        assert "".join(tokenizations[0].pieces) == "▁the▁word"
-        ids = tuple(tokenization.ids for tokenization in tokenizations)
-        assert await engine.detokenize(DetokenizeRequest("echo", 1, ids)) == list(texts)
+        answer = await engine.tokenize(TokenizeRequest("echo", 1, texts))
+        assert "".join(answer.outputs[0].pieces) == "▁the▁word"
+        ids = tuple(tokens.ids for tokens in answer.outputs)
+        assert await engine.detokenize(DetokenizeRequest("echo", 1, ids)) == Detokenization("echo", 1, texts)
 
     run(test)
 
@@ -278,14 +322,18 @@ def test_only_ready_versions_answer() -> None:
         backend.now = (refused, oldest)
         assert engine.resolve("echo", None) is oldest
         assert engine.ready
-        with pytest.raises(BackendUnavailable, match="version 2 is refused"):
+        with pytest.raises(ModelNotFound, match=r"could answer: version 2 is refused \(its certificate differs\)"):
             engine.resolve("echo", 2)
         backend.now = (refused, replace(oldest, state=VersionState.LOADING))
         assert not engine.ready
-        with pytest.raises(BackendUnavailable, match="version 2 is refused; version 1 is loading"):
+        with pytest.raises(BackendUnavailable, match=r"not ready: version 2 is refused \(.*\); version 1 is loading"):
             engine.resolve("echo", None)
         backend.now = (newest, replace(oldest, name="other", state=VersionState.LOADING))
-        assert not engine.ready, "one model has no version that answers"
+        assert engine.ready, "the other one is new, and never answered"
+        assert engine.waiting == ()
+        backend.now = (refused, replace(newest, name="other"))
+        assert not engine.ready, "one that answered has no version any more"
+        assert engine.waiting == ("echo",)
         backend.now = ()
         assert not engine.ready
         with pytest.raises(BackendUnavailable, match="no model is served"):
@@ -300,6 +348,6 @@ def test_a_version_that_left_since_the_request_was_read_is_not_found() -> None:
     async def test(engine: Engine) -> None:
         backend.now = tuple(backend.versions())[:1]
         with pytest.raises(ModelNotFound):
-            await generate(engine, "no")
+            await engine.generate(GenerationRequest("echo", 1, ("no",), asked=1), request_id="test")
 
     run(test, backend)

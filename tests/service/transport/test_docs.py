@@ -1,21 +1,26 @@
-"""``docs/rest.md`` says what the code does."""
+"""``docs/rest.md`` and ``docs/grpc.md`` say what the code does."""
 
 import asyncio
 import json
 import re
 from pathlib import Path
 
+import pytest
+
 from service.errors import ERROR_TABLE
 from service.settings import Settings
 from service.transport import schemas
+from service.transport.proto import malgil_v1_pb2 as messages
 from tests.support.rest_client import rest_server
 
-TEXT = (Path(__file__).parents[3] / "docs" / "rest.md").read_text("utf-8")
+DOCS = Path(__file__).parents[3] / "docs"
+TEXT = (DOCS / "rest.md").read_text("utf-8")
+GRPC = (DOCS / "grpc.md").read_text("utf-8")
 
 
-def _table(heading):
+def _table(heading, text=TEXT):
     """Cells of the rows of the first table behind ``heading``."""
-    table = TEXT.split(f"## {heading}\n")[1].split("\n\n| ")[1].split("\n\n")[0]
+    table = text.split(f"## {heading}\n")[1].split("\n\n| ")[1].split("\n\n")[0]
     return [[cell.strip() for cell in row.strip("| ").split(" | ")] for row in table.splitlines()[2:]]
 
 
@@ -55,7 +60,19 @@ def test_it_lists_every_error():
     assert listed == {row[:2] for row in ERROR_TABLE.values()} | {(405, "validation"), (500, "internal")}
 
 
-def test_it_names_settings_that_exist():
-    named = set(re.findall("MALGIL_[A-Z_]+", TEXT))
+def test_that_of_grpc_lists_every_method():
+    service = messages.DESCRIPTOR.services_by_name["GenerationService"]
+    assert [method.strip("`") for method, _ in _table("Methods", GRPC)] == [method.name for method in service.methods]
+
+
+def test_that_of_grpc_lists_every_error():
+    listed = {(code.strip("`"), error_type.strip("`")) for code, error_type, _ in _table("Errors", GRPC)}
+    expected = {(row.grpc_code, row.error_type) for row in ERROR_TABLE.values()} | {("INTERNAL", "internal")}
+    assert listed == expected - {("INVALID_ARGUMENT", "too_large")}  # gRPC's core refuses what is too large
+
+
+@pytest.mark.parametrize("text", [TEXT, GRPC], ids=["rest", "grpc"])
+def test_they_name_settings_that_exist(text):
+    named = set(re.findall("MALGIL_[A-Z_]+", text))
     assert named
     assert named <= {f"MALGIL_{name.upper()}" for name in Settings.model_fields}

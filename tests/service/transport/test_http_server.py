@@ -26,18 +26,28 @@ async def _slow_echo(scope, receive, send):
 
 
 @asynccontextmanager
-async def _connection(app=_echo, **settings):
-    """Reader and writer of a connection to a new server."""
+async def _server(app=_echo, **settings):
+    """A new server, and where it listens; its sockets, and those connected to it, buffer little."""
     listener = socket.create_server(("127.0.0.1", 0))
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
     server = HttpServer(app, Settings(**settings))
     serving = asyncio.create_task(server.serve([listener]))
-    reader, writer = await asyncio.open_connection(*listener.getsockname())
     try:
-        yield reader, writer
+        yield server, listener.getsockname()
     finally:
-        writer.close()
         server.should_exit = True
         await serving
+
+
+@asynccontextmanager
+async def _connection(app=_echo, **settings):
+    """Reader and writer of a connection to a new server."""
+    async with _server(app, **settings) as (_, address):
+        reader, writer = await asyncio.open_connection(*address)
+        try:
+            yield reader, writer
+        finally:
+            writer.close()
 
 
 async def _seconds_until_closed(reader):
@@ -188,3 +198,121 @@ def test_a_malformed_body_is_refused_at_once():
             return await asyncio.wait_for(reader.read(), 5)
 
     assert asyncio.run(scenario()).startswith(b"HTTP/1.1 400")
+
+
+async def _refuse_unread(scope, receive, send):
+    await PlainTextResponse("no", 413)(scope, receive, send)
+
+
+@pytest.mark.parametrize("begun", [b"", b"POST /"])
+def test_a_connection_whose_body_comes_after_its_answer_is_closed_too(begun):
+    """Idle, in the time of an idle one; where a next request has begun, when its headers are due."""
+    times = {"header_timeout_s": 0.3, "idle_timeout_s": 60} if begun else {"idle_timeout_s": 0.3}
+
+    async def scenario():
+        async with _connection(_refuse_unread, **times) as (reader, writer):
+            writer.write(REQUEST[:-1])
+            assert (await asyncio.wait_for(reader.readuntil(b"no"), 5)).startswith(b"HTTP/1.1 413")
+            writer.write(REQUEST[-1:] + begun)
+            return await _seconds_until_closed(reader)
+
+    assert 0.2 < asyncio.run(scenario()) < 2
+
+
+def test_an_idle_timer_that_began_with_a_late_body_does_not_cut_off_the_next_answer():
+    async def app(scope, receive, send):
+        if scope["path"] == "/refuse":
+            await _refuse_unread(scope, receive, send)
+        else:
+            await _slow_echo(scope, receive, send)
+
+    async def scenario():
+        async with _connection(app, idle_timeout_s=0.3) as (reader, writer):
+            first = REQUEST.replace(b"/", b"/refuse", 1)
+            writer.write(first[:-1])
+            assert (await asyncio.wait_for(reader.readuntil(b"no"), 5)).startswith(b"HTTP/1.1 413")
+            writer.write(first[-1:] + REQUEST)
+            assert (await asyncio.wait_for(reader.readuntil(b"hi"), 5)).startswith(b"HTTP/1.1 200")
+
+    asyncio.run(scenario())
+
+
+# --- answers that are not read ----------------------------------------------------------------------------------------
+
+LITTLE, MUCH = 60_000, 3_000_000
+"""Bytes of an answer: less than asyncio calls a full buffer but more than the sockets hold, and more than anything."""
+
+
+@asynccontextmanager
+async def _request_of_a_deaf_client(address):
+    """A socket that sent a request and reads nothing."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        client.setblocking(False)
+        await loop.sock_connect(client, address)
+        await loop.sock_sendall(client, REQUEST)
+        yield client
+
+
+async def _until(condition):
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    raise AssertionError("it did not happen in 5 s")
+
+
+@pytest.mark.parametrize("size", [LITTLE, MUCH])
+def test_an_answer_that_is_not_read_closes_the_connection(size):
+    async def app(scope, receive, send):
+        await PlainTextResponse(b"a" * size)(scope, receive, send)
+
+    async def scenario():
+        async with _server(app, write_timeout_s=0.3) as (server, address), _request_of_a_deaf_client(address):
+            connections = server.server_state.connections
+            await _until(lambda: connections)
+            started = time.monotonic()
+            await _until(lambda: not connections)
+            return time.monotonic() - started
+
+    assert 0.2 < asyncio.run(scenario()) < 2
+
+
+def test_what_waits_to_send_to_a_client_that_does_not_read_is_freed():
+    stages = []
+
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"a" * MUCH, "more_body": True})
+        stages.append("waits")
+        await send({"type": "http.response.body", "body": b"a"})
+        stages.append("freed")
+
+    async def scenario():
+        async with _server(app, write_timeout_s=0.3) as (_, address), _request_of_a_deaf_client(address):
+            await _until(lambda: stages)
+            await asyncio.sleep(0.1)
+            assert stages == ["waits"]
+            await _until(lambda: stages == ["waits", "freed"])
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_that_is_read_in_time_keeps_its_connection():
+    async def app(scope, receive, send):
+        await PlainTextResponse(b"a" * MUCH)(scope, receive, send)
+
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        async with _server(app, write_timeout_s=1.0) as (_, address), _request_of_a_deaf_client(address) as client:
+            for _ in range(2):
+                await asyncio.sleep(0.3)
+                received = bytearray()
+                while len(received.partition(b"\r\n\r\n")[2]) < MUCH:
+                    received += await asyncio.wait_for(loop.sock_recv(client, 1_000_000), 5)
+                assert received.startswith(b"HTTP/1.1 200")
+                await asyncio.sleep(1.1)  # longer than a write may take, but there is none
+                await loop.sock_sendall(client, REQUEST)
+
+    asyncio.run(scenario())

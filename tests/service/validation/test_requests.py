@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -14,16 +14,22 @@ from model_export.contract import Limits
 from service.backend import ModelVersion, VersionState
 from service.backends.scripted import scripted_manifest, tiny_tokenizer
 from service.errors import InvalidRequest, ServiceError
-from service.generation import DetokenizeRequest, GenerationOptions, GenerationRequest, TokenizeRequest
+from service.generation import (
+    DetokenizeRequest,
+    GenerationOptions,
+    GenerationRequest,
+    TokenizeRequest,
+    VersionChoice,
+)
 from service.settings import Settings
-from service.validation import parse_detokenize, parse_generate, parse_timeout_ms, parse_tokenize
+from service.validation import parse_detokenize, parse_generate, parse_timeout_ms, parse_tokenize, refit
 
 SETTINGS = Settings(max_inputs=3, max_input_characters=20)
 LIMITS = Limits(max_source_tokens=16, max_target_tokens=32, max_beam_size=4, default_max_new_tokens=8)
 SERVED = ModelVersion("echo", 3, VersionState.READY, None, scripted_manifest("echo", LIMITS), tiny_tokenizer())
 
 
-def resolve(model: str | None, version: int | None) -> ModelVersion:
+def resolve(model: str | None, version: VersionChoice) -> ModelVersion:
     return SERVED
 
 
@@ -47,11 +53,53 @@ def test_every_field() -> None:
         "details": True,
     }
     body = {"inputs": ["a", "b"], "model": "echo", "version": 3, "parameters": parameters, "stream": False}
-    assert parse(body) == GenerationRequest("echo", 3, ("a", "b"), GenerationOptions(**parameters))
+    assert parse(body) == GenerationRequest("echo", 3, ("a", "b"), GenerationOptions(**parameters), asked=3)
 
 
 def test_null_leaves_out_what_may_be_left_out() -> None:
     assert parse({"inputs": "a", "model": None, "version": None, "parameters": None}).options == GenerationOptions()
+
+
+@pytest.mark.parametrize("version", [None, 7, "stable", "_v.1-b"])
+def test_a_version_is_a_number_a_label_or_left_out(version: VersionChoice) -> None:
+    resolved = []
+
+    def resolve(model: str | None, version: VersionChoice) -> ModelVersion:
+        resolved.append((model, version))
+        return SERVED
+
+    for parse_body in (parse_generate, parse_tokenize, parse_detokenize):
+        field = "ids" if parse_body is parse_detokenize else "inputs"
+        request = parse_body({field: [5] if field == "ids" else "a", "version": version}, resolve, SETTINGS)
+        assert (request.version, request.asked) == (3, version)
+    assert resolved == [(None, version)] * 3
+
+
+def test_a_request_fits_another_version_or_is_refused_as_if_sent_to_it() -> None:
+    parameters = {"beam_size": 4, "num_hypotheses": 2, "prefix": "the", "details": True, "min_new_tokens": 20}
+    request = parse({"inputs": "a", "parameters": parameters, "version": "stable"})
+
+    def other(**limits: int) -> ModelVersion:
+        return replace(SERVED, version=4, manifest=scripted_manifest("echo", replace(LIMITS, **limits)))
+
+    assert refit(request, other()) == replace(request, version=4)
+    with pytest.raises(InvalidRequest, match="'beam_size' must be an integer from 1 to 2"):
+        refit(request, other(max_beam_size=2))
+    with pytest.raises(InvalidRequest, match="'min_new_tokens' must be an integer from 0 to 19"):
+        refit(request, other(max_target_tokens=19))
+    without_prefix = replace(other(), manifest=replace(SERVED.manifest, supported_options=("beam_size",)))
+    with pytest.raises(InvalidRequest, match="'prefix' is not supported"):
+        refit(request, without_prefix)
+
+
+def test_ids_fit_another_vocabulary_or_are_refused() -> None:
+    request = DetokenizeRequest("echo", 3, ((9,),), "stable")
+    tokenizer = replace(SERVED.manifest.tokenizer, vocabulary_size=9)
+    smaller = replace(SERVED, version=4, manifest=replace(SERVED.manifest, tokenizer=tokenizer))
+    with pytest.raises(InvalidRequest, match="'ids' must have integers from 0 to 8"):
+        refit(request, smaller)
+    assert refit(replace(request, ids=((8,),)), smaller).version == 4
+    assert refit(TokenizeRequest("echo", 3, ("a",)), smaller) == TokenizeRequest("echo", 4, ("a",))
 
 
 BODIES = [
@@ -79,7 +127,11 @@ BODIES = [
     ({"inputs": "a", "model": ""}, "'model' must be the name of a model"),
     ({"inputs": "a", "model": 5}, "'model' must be the name of a model"),
     ({"inputs": "a", "model": "m" * 257}, "'model' must be the name of a model"),
-    ({"inputs": "a", "version": "stable"}, "'version' must be the number .* labels are not supported"),
+    ({"inputs": "a", "version": "3"}, "'version' must be the number .* such as 3, without quotes, or a label"),
+    ({"inputs": "a", "version": ""}, "'version' must be .* a label"),
+    ({"inputs": "a", "version": "a b"}, "'version' must be .* a label"),
+    ({"inputs": "a", "version": "l" * 65}, "'version' must be .* a label"),
+    ({"inputs": "a", "version": "stable\n"}, "'version' must be .* a label"),
     ({"inputs": "a", "version": 0}, "'version' must be a positive integer, .* not 0"),
     ({"inputs": "a", "version": True}, "'version' must be a positive integer, .* not true"),
     ({"inputs": "a", "version": 1.0}, "'version' must be a positive integer, .* not 1.0"),

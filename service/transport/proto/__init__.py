@@ -1,0 +1,1 @@
+"""The messages of our gRPC interface, generated: `make proto`."""

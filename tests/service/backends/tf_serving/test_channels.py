@@ -1,0 +1,127 @@
+"""TLS and mutual TLS, with certificates made here, and what is said of files that make no sense."""
+
+import asyncio
+import subprocess
+from types import SimpleNamespace
+
+import grpc
+import pytest
+
+from service.backend import VersionState
+from service.backends.tf_serving import TfServingBackend, backend
+from service.errors import BackendUnavailable
+from tests.service.backends.tf_serving.fake_server import FakeTfServing, certified_manifest, settings_for, states, until
+
+certified_manifest()  # it runs a loop of its own
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """An authority, and certificates with keys that it signed for two servers (by name and by address) and a client."""
+    folder = tmp_path_factory.mktemp("tls")
+
+    def openssl(*arguments):
+        subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+
+    ec = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+    openssl("req", "-x509", *ec, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=authority", "-days", "2")
+    for name, alternative in (("models", "DNS:models"), ("addressed", "IP:10.1.2.3"), ("client", "DNS:client")):
+        openssl("req", *ec, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        (folder / "names").write_text(f"subjectAltName={alternative}")
+        signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "names")
+        openssl("x509", "-req", "-in", f"{name}.csr", "-out", f"{name}.pem", *signing)
+    return folder
+
+
+def _credentials(files, *, mutual, of="models"):
+    pair = (files / f"{of}.key").read_bytes(), (files / f"{of}.pem").read_bytes()
+    authority = (files / "ca.pem").read_bytes() if mutual else None
+    return grpc.ssl_server_credentials([pair], authority, require_client_auth=mutual)
+
+
+def _is_ready(files, *, mutual=False, of="models", **settings):
+    """Whether a backend with these settings comes to terms with a server."""
+
+    async def scenario():
+        server = FakeTfServing()
+        await server.start(_credentials(files, mutual=mutual, of=of))
+        tested = TfServingBackend(settings_for(server, **settings))
+        await tested.start()
+        found = states(tested)
+        await tested.close()
+        await server.stop()
+        return found == {1: VersionState.READY}
+
+    return asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_tls_holds_the_server_to_its_name(monkeypatch, files):
+    ca = {"tf_serving_tls": True, "tf_serving_ca_file": files / "ca.pem"}
+    assert _is_ready(files, **ca, tf_serving_server_name="models")
+    monkeypatch.setattr(backend, "PATIENCE_S", 1.0)
+    assert not _is_ready(files, **ca, tf_serving_server_name="others")
+    assert not _is_ready(files, **ca), "the address is none of its names"
+    assert not _is_ready(files, tf_serving_tls=True, tf_serving_server_name="models"), "unknown authority"
+    assert not _is_ready(files), "without TLS"
+
+
+def test_a_name_that_is_an_address_is_held_to_as_well(monkeypatch, files):
+    tls = {"tf_serving_tls": True, "tf_serving_ca_file": files / "ca.pem"}
+    assert _is_ready(files, of="addressed", **tls, tf_serving_server_name="10.1.2.3")
+    monkeypatch.setattr(backend, "PATIENCE_S", 1.0)
+    assert not _is_ready(files, of="addressed", **tls, tf_serving_server_name="10.1.2.4")
+
+
+def test_mutual_tls_shows_our_own_certificate(monkeypatch, files):
+    tls = {"tf_serving_tls": True, "tf_serving_ca_file": files / "ca.pem", "tf_serving_server_name": "models"}
+    own = {
+        "tf_serving_client_certificate_file": files / "client.pem",
+        "tf_serving_client_key_file": files / "client.key",
+    }
+    assert _is_ready(files, mutual=True, **tls, **own)
+    monkeypatch.setattr(backend, "PATIENCE_S", 1.0)
+    assert not _is_ready(files, mutual=True, **tls)
+
+
+def test_the_name_of_an_address_is_the_name_that_is_expected(monkeypatch, files):
+    async def getaddrinfo(loop, host, port, *, type):
+        return [(2, type, 6, "", ("127.0.0.1", port))]
+
+    monkeypatch.setattr("asyncio.base_events.BaseEventLoop.getaddrinfo", getaddrinfo)
+
+    async def scenario():
+        server = FakeTfServing()
+        await server.start(_credentials(files, mutual=False))
+        named = SimpleNamespace(address=f"models:{server.port}")
+        tested = TfServingBackend(settings_for(named, tf_serving_tls=True, tf_serving_ca_file=files / "ca.pem"))
+        await tested.start()
+        await until(lambda: states(tested) == {1: VersionState.READY})
+        await tested.close()
+        await server.stop()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+@pytest.mark.parametrize(
+    ("named", "message"),
+    [
+        ({"tf_serving_ca_file": "missing.pem"}, r"missing\.pem cannot be used: No such file"),
+        ({"tf_serving_ca_file": "models.key"}, r"models\.key cannot be used: "),
+        (
+            {"tf_serving_client_certificate_file": "client.pem", "tf_serving_client_key_file": "models.key"},
+            r"client\.pem with .*models\.key cannot be used: .*MISMATCH",
+        ),
+        (
+            {"tf_serving_client_certificate_file": "client.pem", "tf_serving_client_key_file": "missing.key"},
+            r"missing\.key cannot be used: No such file",
+        ),
+    ],
+)
+def test_files_that_make_no_sense_are_named_at_the_start(files, named, message):
+    settings = settings_for(
+        tf_serving_addresses="models:8500",
+        tf_serving_tls=True,
+        **{setting: files / name for setting, name in named.items()},
+    )
+    with pytest.raises(BackendUnavailable, match=message):
+        TfServingBackend(settings)
