@@ -99,6 +99,13 @@ _HYPOTHESES: Mapping[str, TensorSpec] = {
     "token_log_probs": TensorSpec("float32", ("B", "K", "T")),
     "source_lengths": _ROW_INT,
 }
+_SCORES: Mapping[str, TensorSpec] = {
+    "token_log_probs": TensorSpec("float32", ("B", "T")),
+    "token_ranks": TensorSpec("int32", ("B", "T")),  # how many tokens are likelier than this one; 0: none
+    "lengths": _ROW_INT,
+    "perplexity": TensorSpec("float32", ("B",)),
+    "source_lengths": _ROW_INT,
+}
 
 SIGNATURES: Final[Mapping[str, SignatureSpec]] = {
     "serving_default": SignatureSpec(
@@ -114,6 +121,15 @@ SIGNATURES: Final[Mapping[str, SignatureSpec]] = {
         outputs={"sentences": TensorSpec("string", ("B", "K")), **_HYPOTHESES},
     ),
     "generate_ids": SignatureSpec(inputs={**_SOURCE_IDS, **_OPTION_INPUTS}, outputs=_HYPOTHESES),
+    "score": SignatureSpec(inputs={"texts": _TEXTS, "targets": _TEXTS}, outputs=_SCORES),
+    "score_ids": SignatureSpec(
+        inputs={**_SOURCE_IDS, "target_ids": TensorSpec("int32", ("B", "T")), "target_lengths": _ROW_INT},
+        outputs=_SCORES,
+    ),
+    "align": SignatureSpec(
+        inputs={"texts": _TEXTS, "targets": _TEXTS},
+        outputs={"attention": TensorSpec("float32", ("B", "T", "S")), **_SCORES},
+    ),
     "tokenize": SignatureSpec(
         inputs={"texts": _TEXTS},
         outputs={
@@ -130,13 +146,16 @@ SIGNATURES: Final[Mapping[str, SignatureSpec]] = {
         outputs={"manifest": TensorSpec("string", (1,)), "tokenizer": TensorSpec("string", (1,))},
     ),
 }
-"""Every signature an artifact may have, with its exact names, dtypes and shapes; it has all or those of ``IDS_ONLY``.
+"""Every signature an artifact may have, with its exact names, dtypes and shapes.
+
+It has all, but ``align`` only where the model has attention; or those of ``IDS_ONLY``.
 
 ``ids``, ``lengths``, ``scores`` and ``token_log_probs`` speak of the *new* tokens (EOS included, a forced prefix not);
-``sentences`` begin with the prefix, because only whole token sequences detokenize correctly.
+``sentences`` begin with the prefix, because only whole token sequences detokenize correctly. ``score`` and ``align``
+end a target with EOS; ``score_ids`` scores exactly the tokens that it is given. Their outputs are 0 past a length.
 """
 
-IDS_ONLY: Final = ("generate_ids", "describe")
+IDS_ONLY: Final = ("generate_ids", "score_ids", "describe")
 """Signatures of an artifact without a tokenizer in its graph, for servers that lack TF Text: its callers tokenize."""
 
 SUPPORTED_OPTIONS: Final = (

@@ -23,6 +23,7 @@ class FinishReason(str, enum.Enum):
 
     EOS_TOKEN = "eos_token"  # the model ended the sentence
     LENGTH = "length"  # max_new_tokens was reached
+    STOP_SEQUENCE = "stop_sequence"  # the text was cut before one of ``stop``
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +78,9 @@ class GenerationOptions:
     disable_unk: bool = False
     """The unknown token is never generated."""
 
+    stop: tuple[str, ...] = ()
+    """A text ends before the first place where one of these stands."""
+
     truncate: bool = False
     """Cut a text that has too many tokens (and say so in ``warnings``) instead of refusing it."""
 
@@ -95,6 +99,23 @@ class GenerationRequest:
     version: int
     inputs: tuple[str, ...]
     options: GenerationOptions = field(default_factory=GenerationOptions)
+    asked: VersionChoice = None
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Texts and, for each, a target whose probability is asked for."""
+
+    model: str
+    version: int
+    inputs: tuple[str, ...]
+    targets: tuple[str, ...]  # as many
+    truncate: bool = False
+    """Cut a text that has too many tokens instead of refusing it; a target is never cut."""
+    details: bool = False
+    """Return the tokens of each target with their log-probabilities and ranks."""
+    align: bool = False
+    """Return how much attention each token of the target pays to each token of the text."""
     asked: VersionChoice = None
 
 
@@ -147,6 +168,7 @@ class RowOutput:
     input_tokens: int  # what the encoder read, framing included, after truncation
     hypotheses: tuple[Hypothesis, ...]
     warnings: tuple[str, ...] = ()
+    seed: int | None = None  # of the row's noise, where it was sampled
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +204,40 @@ class Generation:
             for output in self.outputs
             for hypothesis in output.hypotheses
         )
+
+
+@dataclass(frozen=True, slots=True)
+class TargetToken:
+    """One token of a target; ``rank`` is how many tokens the model finds likelier, 0 for its own choice."""
+
+    id: int
+    piece: str
+    log_prob: float
+    rank: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredTarget:
+    """What the model says of one target, end of sentence included."""
+
+    input_tokens: int  # what the encoder read, framing included, after truncation
+    target_tokens: int
+    score: float  # the sum of the tokens' log-probabilities, natural logarithm
+    perplexity: float  # exp(-score / target_tokens)
+    tokens: tuple[TargetToken, ...] | None = None  # with ``details``
+    input_pieces: tuple[str, ...] | None = None  # with ``align``: what the columns of ``attention`` stand for
+    attention: tuple[tuple[float, ...], ...] | None = None  # with ``align``: [target_tokens][input_tokens]
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Scoring:
+    """The answer to a request to score; ``outputs`` are in the order of its inputs."""
+
+    model: str
+    version: int
+    outputs: tuple[ScoredTarget, ...]
+    timings: StageTimings
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,6 @@ batch, without a clock or a loop of its own. ``batcher`` is the thin asyncio she
 """
 
 from service.batching.batcher import Batcher
-from service.batching.rows import AdmittedRow, RowResult, TimedResult
+from service.batching.rows import AdmittedRow, Row, RowResult, ScoreResult, ScoringRow, TimedResult
 
-__all__ = ["AdmittedRow", "Batcher", "RowResult", "TimedResult"]
+__all__ = ["AdmittedRow", "Batcher", "Row", "RowResult", "ScoreResult", "ScoringRow", "TimedResult"]

@@ -18,7 +18,7 @@ from typing import Final
 
 from service.backend import Backend
 from service.batching.queue import Entry, Job, RowQueue, deadline_exceeded
-from service.batching.rows import AdmittedRow, TimedResult, batch_inputs, padding_ratio, split_outputs
+from service.batching.rows import Row, TimedResult, batch_inputs, padding_ratio, split_outputs
 from service.errors import BackendFailed, Overloaded, ServiceError, outcome
 from service.settings import Settings
 from service.telemetry import Telemetry, log_event
@@ -44,7 +44,7 @@ class Batcher:
         telemetry.num_requests_waiting.set_function(lambda: len(self._queue))
         telemetry.num_requests_running.set_function(lambda: sum(map(len, self._running.values())))
 
-    async def run(self, rows: Sequence[AdmittedRow], deadline: float, request_id: str) -> list[TimedResult]:
+    async def run(self, rows: Sequence[Row], deadline: float, request_id: str) -> list[TimedResult]:
         """The result of every row, in their order.
 
         Args:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-from service.batching.rows import AdmittedRow, TimedResult
+from service.batching.rows import Row, TimedResult
 from service.errors import DeadlineExceeded, ServiceError
 
 SIMILAR_SHARE: Final = 0.5
@@ -29,7 +29,7 @@ class Job:
 
     def __init__(
         self,
-        rows: Sequence[AdmittedRow],
+        rows: Sequence[Row],
         deadline: float,
         on_close: Callable[[Job], None],
         request_id: str = "",
@@ -70,7 +70,7 @@ class Entry:
     sequence: int
     job: Job
     index: int
-    row: AdmittedRow
+    row: Row
     cost: int
     enqueued_at: float
     alone: bool = False
@@ -132,7 +132,7 @@ class RowQueue:
 
     def _choose(self, oldest: Entry, now: float, share: int) -> list[Entry]:
         """The oldest row and those of its group that are nearest to it in cost, within rows and padded tokens."""
-        spread = max(SIMILAR_SHARE * oldest.cost, SIMILAR_POSITIONS * oldest.row.options.beam_size)
+        spread = max(SIMILAR_SHARE * oldest.cost, SIMILAR_POSITIONS * oldest.row.width)
         similar = [
             entry
             for entry in self._groups[oldest.group].values()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,7 @@ class AdmittedRow:
     prefix_ids: Ids  # [P], P may be 0
     options: GenerationOptions
     max_new_tokens: int
+    seed: int  # of the row's own noise
     text: str | None = None  # given where the graph is to tokenize, to what source_ids are
 
     @property
@@ -35,15 +36,66 @@ class AdmittedRow:
         return "generate_ids" if self.text is None else "generate"
 
     @property
-    def group(self) -> tuple[str, int, str, int]:
+    def group(self) -> Hashable:
         """Rows of one batch agree in it: a call is of one signature, and the graph wants one beam size in it."""
         return self.model, self.version, self.signature, self.options.beam_size
 
     @property
+    def width(self) -> int:
+        """Sequences that are decoded side by side: beams or samples."""
+        return self.options.num_hypotheses if self.options.do_sample else self.options.beam_size
+
+    @property
     def cost(self) -> int:
-        """Expected positions over all beams; the output is taken to be as long as the source where bounds allow it."""
+        """Expected positions over its width; the output is taken to be as long as the source where bounds allow it."""
         expected = max(self.options.min_new_tokens, min(self.max_new_tokens, len(self.source_ids)))
-        return self.options.beam_size * (len(self.source_ids) + len(self.prefix_ids) + expected)
+        return self.width * (len(self.source_ids) + len(self.prefix_ids) + expected)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ScoringRow:
+    """One text with the target whose probability is asked for."""
+
+    model: str
+    version: int
+    source_ids: Ids  # [S], framed
+    target_ids: Ids  # [T], end of sentence included
+    align: bool = False  # asks for the attention too, which only the graph's own tokens have
+    texts: tuple[str, str] | None = None  # text and target, where the graph is to tokenize
+
+    @property
+    def signature(self) -> str:
+        """What runs it."""
+        if self.texts is None:
+            return "score_ids"
+        return "align" if self.align else "score"
+
+    @property
+    def group(self) -> Hashable:
+        """As of ``AdmittedRow``."""
+        return self.model, self.version, self.signature
+
+    @property
+    def width(self) -> int:
+        """As of ``AdmittedRow``."""
+        return 1
+
+    @property
+    def cost(self) -> int:
+        """Positions that are read, all in one step."""
+        return len(self.source_ids) + len(self.target_ids)
+
+
+Row: TypeAlias = AdmittedRow | ScoringRow
+
+
+class ScoreResult(NamedTuple):
+    """The answer to one ``ScoringRow``."""
+
+    token_log_probs: NDArray[np.float32]  # [T]
+    token_ranks: Ids  # [T]
+    source_tokens: int  # that the model read
+    attention: NDArray[np.float32] | None = None  # [T, S], where it was asked for
 
 
 class RowResult(NamedTuple):
@@ -60,23 +112,41 @@ class RowResult(NamedTuple):
 
 
 _BY_HYPOTHESIS: Final = RowResult._fields[:6]
+_OF_THE_ROW: Final = frozenset({"max_new_tokens", "seed"})
+"""Options whose value for a row is not its request's."""
 
 
 class TimedResult(NamedTuple):
     """The answer to one row, how long it waited for a slot, and how long its batch ran."""
 
-    row: RowResult
+    row: Any  # RowResult of an AdmittedRow, ScoreResult of a ScoringRow
     queue_s: float
     inference_s: float
 
 
-def batch_inputs(rows: Sequence[AdmittedRow]) -> dict[str, NDArray[Any]]:
+def batch_inputs(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
     """The inputs of the signature of rows of one group."""
+    generating = [row for row in rows if isinstance(row, AdmittedRow)]
+    if generating:
+        return _generation_inputs(generating)
+    return _scoring_inputs([row for row in rows if isinstance(row, ScoringRow)])
+
+
+def split_outputs(outputs: Arrays, rows: Sequence[Row]) -> list[RowResult | ScoreResult]:
+    """The outputs of that signature, which are as the contract has them, row by row (views, not copies).
+
+    Raises:
+        BackendFailed: there are fewer hypotheses than a row asks for.
+    """
+    generating = [row for row in rows if isinstance(row, AdmittedRow)]
+    if generating:
+        return list(_split_hypotheses(outputs, generating))
+    return list(_split_scores(outputs, len(rows)))
+
+
+def _generation_inputs(rows: Sequence[AdmittedRow]) -> dict[str, NDArray[Any]]:
     inputs: dict[str, NDArray[Any]] = {
-        name: np.array(
-            [row.max_new_tokens if name == "max_new_tokens" else getattr(row.options, name) for row in rows],
-            dtype=option.dtype,
-        )
+        name: np.array([getattr(row if name in _OF_THE_ROW else row.options, name) for row in rows], dtype=option.dtype)
         for name, option in OPTIONS.items()
     }
     texts = [row.text.encode() for row in rows if row.text is not None]
@@ -88,28 +158,47 @@ def batch_inputs(rows: Sequence[AdmittedRow]) -> dict[str, NDArray[Any]]:
     return inputs
 
 
-def split_outputs(outputs: Arrays, rows: Sequence[AdmittedRow]) -> list[RowResult]:
-    """The outputs of that signature, which are as the contract has them, row by row (views, not copies).
+def _scoring_inputs(rows: Sequence[ScoringRow]) -> dict[str, NDArray[Any]]:
+    texts = [row.texts for row in rows if row.texts is not None]
+    if texts:
+        columns = zip(("texts", "targets"), zip(*texts, strict=True), strict=True)
+        return {name: np.array([text.encode() for text in column], dtype=object) for name, column in columns}
+    source_ids, source_lengths = pad_ids([row.source_ids for row in rows])
+    target_ids, target_lengths = pad_ids([row.target_ids for row in rows])
+    return {
+        "source_ids": source_ids,
+        "source_lengths": source_lengths,
+        "target_ids": target_ids,
+        "target_lengths": target_lengths,
+    }
 
-    Raises:
-        BackendFailed: there are fewer hypotheses than a row asks for.
-    """
+
+def _split_hypotheses(outputs: Arrays, rows: Sequence[AdmittedRow]) -> Iterator[RowResult]:
     hypotheses = outputs["ids"].shape[1]
     if hypotheses < max(row.options.num_hypotheses for row in rows):
         raise BackendFailed(f"the model's answer has {hypotheses} hypotheses, fewer than were asked for")
     columns = [outputs[name] for name in _BY_HYPOTHESIS]
     source_lengths, sentences = outputs["source_lengths"].tolist(), outputs.get("sentences")
-    results = []
     for index, row in enumerate(rows):
         places = slice(row.options.num_hypotheses)
         of_row = (column[index, places] for column in columns)
-        results.append(
-            RowResult._make([*of_row, source_lengths[index], None if sentences is None else sentences[index, places]])
+        yield RowResult._make([*of_row, source_lengths[index], None if sentences is None else sentences[index, places]])
+
+
+def _split_scores(outputs: Arrays, rows: int) -> Iterator[ScoreResult]:
+    lengths, source_lengths = outputs["lengths"].tolist(), outputs["source_lengths"].tolist()
+    attention = outputs.get("attention")
+    for row in range(rows):
+        length, source_length = lengths[row], source_lengths[row]
+        yield ScoreResult(
+            outputs["token_log_probs"][row, :length],
+            outputs["token_ranks"][row, :length],
+            source_length,
+            None if attention is None else attention[row, :length, :source_length],
         )
-    return results
 
 
-def padding_ratio(rows: Sequence[AdmittedRow]) -> float:
+def padding_ratio(rows: Sequence[Row]) -> float:
     """Share of the batch's source positions that is padding."""
     lengths = [len(row.source_ids) for row in rows]
     return 1.0 - sum(lengths) / (len(lengths) * max(lengths))

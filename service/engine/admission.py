@@ -49,7 +49,9 @@ def admit(
             )
         source_ids = np.array([*framing.source_prefix, *ids[:room], *framing.source_suffix], dtype=np.int32)
         to_graph = text if in_graph and not excess else None
-        row = AdmittedRow(request.model, request.version, source_ids, prefix_ids, options, max_new_tokens, to_graph)
+        row = AdmittedRow(
+            request.model, request.version, source_ids, prefix_ids, options, max_new_tokens, options.seed, to_graph
+        )
         admissions.append(Admission(row, excess))
     return admissions
 

@@ -20,4 +20,4 @@ def make_row(
     """A row of ``source_tokens`` source tokens, end of sentence included; ``options`` as in ``GenerationOptions``."""
     source_ids = np.array([*range(first_id, first_id + source_tokens - 1), 3], dtype=np.int32)
     prefix_ids = np.zeros(0, dtype=np.int32)
-    return AdmittedRow(model, 1, source_ids, prefix_ids, GenerationOptions(**options), max_new_tokens, text)
+    return AdmittedRow(model, 1, source_ids, prefix_ids, GenerationOptions(**options), max_new_tokens, 0, text)

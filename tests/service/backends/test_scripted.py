@@ -58,7 +58,7 @@ def test_generating_from_texts_is_generating_from_their_tokens() -> None:
     by_ids = []
     for row, ids, length in zip(rows, tokens["ids"], tokens["lengths"], strict=True):
         source_ids = np.array([*ids[:length], 3], np.int32)
-        by_ids.append(AdmittedRow(row.model, 1, source_ids, row.prefix_ids, row.options, row.max_new_tokens))
+        by_ids.append(AdmittedRow(row.model, 1, source_ids, row.prefix_ids, row.options, row.max_new_tokens, row.seed))
     expected = predict(batch_inputs(by_ids) | prefix)
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array)
