@@ -8,15 +8,8 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from model_export.config import RunConfig
-from model_export.text.data import (
-    DataError,
-    EncodedPairs,
-    TextPairs,
-    encode_pairs,
-    expand_files,
-    read_pairs,
-    split_pairs,
-)
+from model_export.text.data import EncodedPairs, encode_pairs
+from model_export.text.pairs import DataError, TextPairs, expand_files, read_pairs, split_pairs
 from model_export.text.progress import OnProgress, silent
 from model_export.text.tokenizers import SentencePieceTokenizer
 

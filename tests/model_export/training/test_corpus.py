@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from model_export.text.data import DataError, TextPairs
+from model_export.text.pairs import DataError, TextPairs
 from model_export.text.tokenizers import SentencePieceTokenizer, train_sentencepiece
 from model_export.training.corpus import Corpus, load_corpora, pairs_sha256
 from tests.support.tiny_training import pairs, tiny_config, write_pairs

@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from model_export.config import TokenizerConfig
 from model_export.models import build_model
-from model_export.text.data import TextPairs
+from model_export.text.pairs import TextPairs
 from model_export.text.tokenizers import BOS_ID, SentencePieceTokenizer, train_sentencepiece
 from model_export.training.corpus import Corpus
 from model_export.training.metrics import Evaluator, corpus_scores

@@ -8,7 +8,8 @@ import numpy as np
 import tensorflow as tf
 from rich.console import Console
 
-from model_export.text.data import EncodedPairs, TextPairs
+from model_export.text.data import EncodedPairs
+from model_export.text.pairs import TextPairs
 from model_export.training.corpus import Corpus
 from model_export.training.report import choose_samples, print_report
 

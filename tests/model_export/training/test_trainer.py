@@ -18,7 +18,7 @@ import pytest
 from rich.console import Console
 
 from model_export.config import RunConfig
-from model_export.text.data import DataError, read_pairs
+from model_export.text.pairs import DataError, read_pairs
 from model_export.text.tokenizers import SentencePieceTokenizer
 from model_export.trained_model import TrainedModel, load_trained_model
 from model_export.training.checkpoint import TrainingError
