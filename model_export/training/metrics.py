@@ -3,31 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-import sacrebleu
 import tensorflow as tf
 
 from model_export.config import LimitsConfig
 from model_export.decoding import DecodingOptions, TokenIds, greedy_search
 from model_export.models import Seq2SeqModel
 from model_export.text.data import make_dataset, plan_batches
+from model_export.text.metrics import corpus_scores
 from model_export.text.progress import OnProgress, silent
 from model_export.text.tokenizers import BOS_ID, EOS_ID, PAD_ID, UNK_ID, SentencePieceTokenizer
 from model_export.training.callbacks import TellBatches
 from model_export.training.corpus import Corpus
 from model_export.training.model import TrainingModel
-
-
-def corpus_scores(hypotheses: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """BLEU and chrF (sacrebleu's defaults); ``references[i]`` are all the right answers to the i-th source."""
-    most = max(map(len, references))
-    streams = [[group[n] if n < len(group) else None for group in references] for n in range(most)]
-    return {
-        "bleu": sacrebleu.corpus_bleu(list(hypotheses), streams).score,
-        "chrf": sacrebleu.corpus_chrf(list(hypotheses), streams).score,
-    }
 
 
 class Evaluator:
@@ -92,15 +82,7 @@ def _greedy_decoder(
 
     @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)])
     def decode(source_ids: tf.Tensor, source_lengths: tf.Tensor) -> tf.Tensor:
-        ones = tf.ones_like(source_lengths)
-        options = DecodingOptions(
-            num_hypotheses=ones,
-            max_new_tokens=ones * max_new_tokens,
-            min_new_tokens=ones * 0,
-            length_penalty=tf.cast(ones, tf.float32),
-            prefix_ids=ones[:, None] * PAD_ID,
-            prefix_lengths=ones * 0,
-        )
+        options = DecodingOptions.neutral(max_new_tokens=tf.fill(tf.shape(source_lengths), max_new_tokens))
         found = greedy_search(model.decoder_step(), source_ids, source_lengths, options, tokens)
         return tokenizer.detokenize(tf.RaggedTensor.from_tensor(found.ids[:, 0], lengths=found.lengths[:, 0]))
 
