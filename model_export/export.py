@@ -82,15 +82,15 @@ def export_model(
 
 
 def _write_artifact(
-    trained: TrainedModel, staging: Path, name: str, on_progress: OnProgress, signatures: Sequence[str]
+    trained: TrainedModel, staging: Path, name: str, on_progress: OnProgress, wanted: Sequence[str]
 ) -> None:
+    """``wanted`` are the signatures to save, of those that the model has."""
     limits = Limits(**trained.config.limits.model_dump())
     tokenizer = SentencePieceTokenizer(trained.tokenizer)
-    manifest = _manifest(trained, name, limits, tokenizer, signatures)
     with tempfile.TemporaryDirectory() as scratch:
         assets = Path(scratch)
         (assets / TOKENIZER_ASSET).write_bytes(trained.tokenizer)
-        (assets / MANIFEST_ASSET).write_text(manifest.to_json(), encoding="utf-8")
+        (assets / MANIFEST_ASSET).touch()  # written at last, when all is known
         weights = trained.model.pack()
         step = trained.model.decoder_step()
         module = ServingModule(step, weights, tokenizer, limits, assets)
@@ -99,8 +99,10 @@ def _write_artifact(
         texts = golden_texts(trained.samples, tokenizer)
         certificate = make_certificate(live, noisy_answers, texts, limits, on_progress)
         on_progress(STAGES[2], 0, 0)
+        signatures = [key for key in wanted if key in module.functions]
         saved = module if "tokenize" in signatures else module.without_tokenizer()
         tf.saved_model.save(saved, str(staging), signatures={key: module.functions[key] for key in signatures})
+    manifest = _manifest(trained, name, limits, tokenizer, signatures)
     manifest = replace(manifest, required_ops=required_ops(read_meta_graph(staging)), certificate=certificate)
     (staging / ASSETS_FOLDER / MANIFEST_ASSET).write_text(manifest.to_json(), encoding="utf-8")
     write_warmup_records(staging, plain_rows(live["tokenize"], texts.samples, limits), manifest)
@@ -121,7 +123,7 @@ def _traced(
 def _manifest(
     trained: TrainedModel, name: str, limits: Limits, tokenizer: SentencePieceTokenizer, signatures: Sequence[str]
 ) -> Manifest:
-    """All that is known before the graph is saved."""
+    """All but what the saved graph tells, and the certificate."""
     return Manifest(
         model_name=name,
         architecture=trained.config.model.name,

@@ -49,6 +49,15 @@ RUNTIMES: Final[Mapping[str, Callable[[Path], AbstractContextManager[Mapping[str
     "saved_model.load": loaded,
     "session": in_session,
 }
+_SCORING: Final = {"score", "score_ids"}
+_SIGNATURE_SETS: Final = (
+    SIGNATURES.keys(),
+    SIGNATURES.keys() - {"align"},  # of a model without attention
+    set(IDS_ONLY),
+    SIGNATURES.keys() - {"align"} - _SCORING,  # of an export that knew no scoring yet
+    set(IDS_ONLY) - _SCORING,
+)
+"""What an artifact may have."""
 _UNREADABLE = (OSError, ValueError, IndexError, tf.errors.OpError)  # IndexError: a checkpoint that was cut short
 
 
@@ -118,7 +127,7 @@ def _attempt(comparison: Comparison, check: Callable[..., None], *arguments: obj
 
 def _check_files(artifact: Path, manifest: Manifest, files: Comparison) -> None:
     graph = read_meta_graph(artifact)
-    promised = IDS_ONLY if manifest.signatures.keys() == set(IDS_ONLY) else SIGNATURES
+    promised = manifest.signatures if manifest.signatures.keys() in _SIGNATURE_SETS else SIGNATURES
     files.equal("", MANIFEST_ASSET, "signatures", {name: SIGNATURES[name] for name in promised}, manifest.signatures)
     files.equal("", MANIFEST_ASSET, "required_ops", required_ops(graph), manifest.required_ops)
     cases = manifest.certificate.cases if manifest.certificate else ()
