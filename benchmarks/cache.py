@@ -76,14 +76,8 @@ def searcher(step: DecoderStep[NamedTuple], tokens: int) -> Callable[[tf.Tensor]
     @tf.function(input_signature=[tf.TensorSpec([None, None], tf.int32)], autograph=False)
     def search(source_ids: tf.Tensor) -> Hypotheses:
         batch, size = tf.unstack(tf.shape(source_ids))
-        options = DecodingOptions(
-            num_hypotheses=tf.ones([batch], tf.int32),
-            max_new_tokens=tf.fill([batch], tokens),
-            min_new_tokens=tf.fill([batch], tokens),
-            length_penalty=tf.ones([batch]),
-            prefix_ids=tf.zeros([batch, 1], tf.int32),
-            prefix_lengths=tf.zeros([batch], tf.int32),
-        )
+        asked = tf.fill([batch], tokens)
+        options = DecodingOptions.neutral(max_new_tokens=asked, min_new_tokens=asked)
         return greedy_search(step, source_ids, tf.fill([batch], size), options, TOKENS)
 
     return search

@@ -47,9 +47,6 @@ class _BeamState(NamedTuple):
     finished: Hypotheses  # [B, K]: the best so far, best first
     finished_count: tf.Tensor  # int32 [B]: how many have finished, those no longer among the best included
     is_done: tf.Tensor  # bool [B]
-    max_new_tokens: tf.Tensor  # int32 [B]
-    min_new_tokens: tf.Tensor  # int32 [B]
-    length_penalty: tf.Tensor  # float32 [B]
 
 
 class _BeamSearch:
@@ -68,9 +65,6 @@ class _BeamSearch:
             finished=nothing,
             finished_count=tf.zeros([batch], tf.int32),
             is_done=tf.zeros([batch], tf.bool),
-            max_new_tokens=options.max_new_tokens,
-            min_new_tokens=options.min_new_tokens,
-            length_penalty=options.length_penalty,
         )
 
     def grow(self, state: _BeamState, capacity: tf.Tensor) -> _BeamState:
@@ -81,15 +75,17 @@ class _BeamSearch:
         )
         return state._replace(live=live, finished=with_capacity(state.finished, capacity, self._tokens.pad))
 
-    def advance(self, logits: tf.Tensor, time: tf.Tensor, state: _BeamState) -> tuple[tf.Tensor, tf.Tensor, _BeamState]:
+    def advance(
+        self, logits: tf.Tensor, time: tf.Tensor, options: DecodingOptions, state: _BeamState
+    ) -> tuple[tf.Tensor, tf.Tensor, _BeamState]:
         normalizer = tf.reduce_logsumexp(logits, axis=-1)  # [batch, beam]
         going_on, parents, chosen = self._continue(logits, normalizer, time, state.live)
-        ending = self._end(logits, normalizer, time, state)
+        ending = self._end(logits, normalizer, time, options.min_new_tokens, state.live)
 
         # Which are among the beam_size best of all candidates: those that fewer than beam_size others beat.
         ending_rank = _count_greater(ending.scores, ending.scores) + _count_greater(ending.scores, going_on.scores)
         ends = (ending_rank < self.beam_size) & tf.math.is_finite(ending.scores)  # [batch, beam]
-        is_last = time + 1 >= state.max_new_tokens  # [batch]
+        is_last = time + 1 >= options.max_new_tokens  # [batch]
         cut_rank = tf.range(self.beam_size) + _count_greater(going_on.scores, ending.scores, or_equal=True)
         is_cut = is_last[:, None] & (cut_rank < self.beam_size) & tf.math.is_finite(going_on.scores)
 
@@ -99,7 +95,9 @@ class _BeamSearch:
                 FinishReason.EOS_TOKEN: (ending, ends & is_live),
                 FinishReason.LENGTH: (going_on, is_cut & is_live),
             }
-            return self._finish(reasons, time + 1, state), tf.math.count_nonzero(ends & is_live, 1, dtype=tf.int32)
+            return self._finish(reasons, time + 1, options.length_penalty, state.finished), tf.math.count_nonzero(
+                ends & is_live, 1, dtype=tf.int32
+            )
 
         finished, newly = tf.cond(
             tf.reduce_any(ends | is_cut), finish, lambda: (state.finished, tf.zeros_like(state.finished_count))
@@ -111,7 +109,7 @@ class _BeamSearch:
     def is_done(self, state: _BeamState) -> tf.Tensor:
         return state.is_done
 
-    def hypotheses(self, state: _BeamState) -> Hypotheses:
+    def hypotheses(self, options: DecodingOptions, state: _BeamState) -> Hypotheses:
         return state.finished
 
     def _continue(
@@ -132,11 +130,12 @@ class _BeamSearch:
         beams = _Beams(_put(ids, time, chosen), _put(token_log_probs, time, chosen_log_probs), scores)
         return beams, parents, chosen
 
-    def _end(self, logits: tf.Tensor, normalizer: tf.Tensor, time: tf.Tensor, state: _BeamState) -> _Beams:
+    def _end(
+        self, logits: tf.Tensor, normalizer: tf.Tensor, time: tf.Tensor, min_new_tokens: tf.Tensor, live: _Beams
+    ) -> _Beams:
         """Every beam with EOS as its next token; minus infinity where EOS is not allowed yet."""
         log_probs = logits[:, :, self._tokens.eos] - normalizer  # [batch, beam]
-        is_allowed = end_is_allowed(time, state.min_new_tokens)[:, None]
-        live = state.live
+        is_allowed = end_is_allowed(time, min_new_tokens)[:, None]
         return _Beams(
             ids=_put(live.ids, time, tf.fill(tf.shape(log_probs), self._tokens.eos)),
             token_log_probs=_put(live.token_log_probs, time, log_probs),
@@ -144,11 +143,15 @@ class _BeamSearch:
         )
 
     def _finish(
-        self, candidates: dict[FinishReason, tuple[_Beams, tf.Tensor]], length: tf.Tensor, state: _BeamState
+        self,
+        candidates: dict[FinishReason, tuple[_Beams, tf.Tensor]],
+        length: tf.Tensor,
+        length_penalty: tf.Tensor,
+        finished: Hypotheses,
     ) -> Hypotheses:
-        """The ``K`` best of the finished ones and of those ``candidates`` that their mask [B, K] lets in."""
-        pool = [state.finished]
-        norm = tf.cast(length, tf.float32) ** state.length_penalty[:, None]
+        """The ``K`` best of the ``finished`` and of those ``candidates`` that their mask [B, K] lets in."""
+        pool = [finished]
+        norm = tf.cast(length, tf.float32) ** length_penalty[:, None]
         for reason, (beams, mask) in candidates.items():
             shape = tf.shape(mask)
             pool.append(

@@ -32,9 +32,6 @@ class _GreedyState(NamedTuple):
     token_log_probs: tf.Tensor  # float32 [B, C]
     lengths: tf.Tensor  # int32 [B]
     finish_reasons: tf.Tensor  # int32 [B]: NONE while the row goes on
-    max_new_tokens: tf.Tensor  # int32 [B]
-    min_new_tokens: tf.Tensor  # int32 [B]
-    length_penalty: tf.Tensor  # float32 [B]
 
 
 class _GreedySearch:
@@ -50,9 +47,6 @@ class _GreedySearch:
             token_log_probs=tf.zeros([batch, 0]),
             lengths=tf.zeros([batch], tf.int32),
             finish_reasons=tf.fill([batch], int(FinishReason.NONE)),
-            max_new_tokens=options.max_new_tokens,
-            min_new_tokens=options.min_new_tokens,
-            length_penalty=options.length_penalty,
         )
 
     def grow(self, state: _GreedyState, capacity: tf.Tensor) -> _GreedyState:
@@ -62,17 +56,19 @@ class _GreedySearch:
             token_log_probs=tf.pad(state.token_log_probs, padding),
         )
 
-    def advance(self, logits: tf.Tensor, time: tf.Tensor, state: _GreedyState) -> tuple[tf.Tensor, None, _GreedyState]:
+    def advance(
+        self, logits: tf.Tensor, time: tf.Tensor, options: DecodingOptions, state: _GreedyState
+    ) -> tuple[tf.Tensor, None, _GreedyState]:
         logits = logits[:, 0]  # [batch, vocabulary]
         goes_on = tf.math.top_k(logits + continuation_bias(self._tokens, logits.shape[-1]), k=1)
         end = logits[:, self._tokens.eos]
-        ends = (end >= goes_on.values[:, 0]) & end_is_allowed(time, state.min_new_tokens)  # [batch]
+        ends = (end >= goes_on.values[:, 0]) & end_is_allowed(time, options.min_new_tokens)  # [batch]
         chosen = tf.where(ends, self._tokens.eos, goes_on.indices[:, 0])
         log_prob = tf.where(ends, end, goes_on.values[:, 0]) - tf.reduce_logsumexp(logits, axis=-1)
 
         is_live = ~self.is_done(state)
         here = is_live[:, None] & (tf.range(tf.shape(state.ids)[1]) == time)  # [batch, capacity]
-        cut = tf.where(time + 1 >= state.max_new_tokens, int(FinishReason.LENGTH), int(FinishReason.NONE))
+        cut = tf.where(time + 1 >= options.max_new_tokens, int(FinishReason.LENGTH), int(FinishReason.NONE))
         reasons = tf.where(ends, int(FinishReason.EOS_TOKEN), cut)
         state = state._replace(
             ids=tf.where(here, chosen[:, None], state.ids),
@@ -85,8 +81,8 @@ class _GreedySearch:
     def is_done(self, state: _GreedyState) -> tf.Tensor:
         return state.finish_reasons != int(FinishReason.NONE)
 
-    def hypotheses(self, state: _GreedyState) -> Hypotheses:
+    def hypotheses(self, options: DecodingOptions, state: _GreedyState) -> Hypotheses:
         scores = tf.reduce_sum(state.token_log_probs, axis=1)
-        normalized = scores / tf.cast(state.lengths, tf.float32) ** state.length_penalty
+        normalized = scores / tf.cast(state.lengths, tf.float32) ** options.length_penalty
         single = Hypotheses(state.ids, state.lengths, state.finish_reasons, scores, normalized, state.token_log_probs)
         return tf.nest.map_structure(lambda field: field[:, None], single)

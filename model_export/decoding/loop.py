@@ -19,7 +19,10 @@ _MIN_GROWTH = 8
 
 
 class Search(Protocol):
-    """What a search adds to the loop. Its state is a ``NamedTuple`` whose fields all begin with the rows, [B, ...]."""
+    """What a search adds to the loop. Its state is a ``NamedTuple`` whose fields all begin with the rows, [B, ...].
+
+    Options come beside the state: what never changes need not be handed on from step to step.
+    """
 
     @property
     def beam_size(self) -> int | tf.Tensor:
@@ -34,7 +37,9 @@ class Search(Protocol):
         """Room for ``capacity`` new tokens."""
         ...
 
-    def advance(self, logits: tf.Tensor, time: tf.Tensor, state: Any) -> tuple[tf.Tensor, tf.Tensor | None, Any]:
+    def advance(
+        self, logits: tf.Tensor, time: tf.Tensor, options: DecodingOptions, state: Any
+    ) -> tuple[tf.Tensor, tf.Tensor | None, Any]:
         """Choose token number ``time`` of every row from ``logits`` [B, K, V].
 
         Returns the chosen ids [B, K], the beams they continue [B, K] (None: each its own), and the new state.
@@ -45,7 +50,7 @@ class Search(Protocol):
         """bool [B]: rows that need no further token."""
         ...
 
-    def hypotheses(self, state: Any) -> Hypotheses:
+    def hypotheses(self, options: DecodingOptions, state: Any) -> Hypotheses:
         """The answers so far, final for rows that are done."""
         ...
 
@@ -56,6 +61,7 @@ class _Live(NamedTuple):
     rows: tf.Tensor  # int32 [N]: which
     ids: tf.Tensor  # int32 [N, K]: the last known token of each beam
     positions: tf.Tensor  # int32 [N]: where the first of them stood
+    options: DecodingOptions  # [N, ...]
     search: Any  # Search state
 
 
@@ -76,6 +82,7 @@ def decode(
         rows=tf.range(batch),
         ids=tf.repeat(last[:, None], beam_size, axis=1),
         positions=options.prefix_lengths,
+        options=options,
         search=search.begin(options),
     )
     limit = tf.reduce_max(options.max_new_tokens)
@@ -86,7 +93,7 @@ def decode(
 
     def chunk(time: tf.Tensor, live: _Live, model: Any, results: Hypotheses) -> tuple[Any, ...]:
         time, live, model = _decode_chunk(step, search, time, _next_capacity(time, limit), live, model)
-        so_far = with_capacity(search.hypotheses(live.search), limit, tokens.pad)
+        so_far = with_capacity(search.hypotheses(live.options, live.search), limit, tokens.pad)
         results = tf.nest.map_structure(
             lambda all_rows, rows: tf.tensor_scatter_nd_update(all_rows, live.rows[:, None], rows), results, so_far
         )
@@ -119,7 +126,7 @@ def _decode_chunk(
 
     def one_token(time: tf.Tensor, ids: tf.Tensor, state: Any, model: Any) -> tuple[Any, ...]:
         logits, model = step(ids, live.positions + time, model)
-        ids, parents, state = search.advance(logits, time, state)
+        ids, parents, state = search.advance(logits, time, live.options, state)
         return time + 1, ids, state, model if parents is None else step.reorder(model, parents)
 
     grown = (time, live.ids, search.grow(live.search, capacity), step.grow(model, capacity))

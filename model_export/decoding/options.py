@@ -6,16 +6,38 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from model_export.contract import OPTIONS
+
 
 class DecodingOptions(NamedTuple):
-    """Options of a batch of ``B`` rows; each row is decoded as if alone."""
+    """Options of a batch of ``B`` rows; each row is decoded as if alone. ``docs/decoding.md`` defines them."""
 
-    num_hypotheses: tf.Tensor  # int32 [B]: hypotheses wanted, 1..beam size
+    num_hypotheses: tf.Tensor  # int32 [B]: hypotheses wanted, 1..beam size; with do_sample, samples wanted
     max_new_tokens: tf.Tensor  # int32 [B]: stop after so many tokens, EOS included; at least 1
     min_new_tokens: tf.Tensor  # int32 [B]: tokens before EOS may come; 0: at once
     length_penalty: tf.Tensor  # float32 [B]: ranking is log_prob / length ** length_penalty; 0: by log_prob alone
+    repetition_penalty: tf.Tensor  # float32 [B]: logits of tokens seen are divided by it, or multiplied; 1: as they are
+    no_repeat_ngram_size: tf.Tensor  # int32 [B]: no n-gram of this size comes twice; 0..8, 0: any may
+    disable_unk: tf.Tensor  # bool [B]: the unknown token never comes
+    do_sample: tf.Tensor  # bool [B]: draw instead of choosing the best; greedy search alone
+    temperature: tf.Tensor  # float32 [B]: logits are divided by it before a draw
+    top_k: tf.Tensor  # int32 [B]: draw among so many of the likeliest tokens; 0: among all
+    top_p: tf.Tensor  # float32 [B]: draw among the fewest of the likeliest tokens with this probability; 1: among all
+    seed: tf.Tensor  # int64 [B]: draws depend on it, the sample's number and the position alone
     prefix_ids: tf.Tensor  # int32 [B, P]: the target begins with these
     prefix_lengths: tf.Tensor  # int32 [B]: how many of them count; 0: no forced prefix
+
+    @classmethod
+    def neutral(cls, max_new_tokens: tf.Tensor, **others: tf.Tensor) -> DecodingOptions:
+        """Rows that ask for nothing but ``max_new_tokens`` int32 [B] and ``others``."""
+        rows = tf.shape(max_new_tokens)[0]
+        values = {
+            name: tf.fill([rows], tf.constant(option.neutral, option.dtype))
+            for name, option in OPTIONS.items()
+            if name in cls._fields
+        }
+        prefix = {"prefix_ids": tf.zeros([rows, 1], tf.int32), "prefix_lengths": tf.zeros([rows], tf.int32)}
+        return cls(**{**values, **prefix, "max_new_tokens": max_new_tokens, **others})
 
 
 class TokenIds(NamedTuple):
@@ -25,3 +47,4 @@ class TokenIds(NamedTuple):
     eos: int
     pad: int  # fills outputs past their length
     suppressed: tuple[int, ...]  # never generated: pad, bos, and unk where bytes stand for unknown characters
+    unk: int | None = None  # what disable_unk forbids; None: nothing

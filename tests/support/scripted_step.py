@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from model_export.contract import OPTIONS
 from model_export.decoding import DecodingOptions, TokenIds
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
@@ -98,21 +99,11 @@ def sources(batch: int) -> tuple[tf.Tensor, tf.Tensor]:
 
 def options(batch: int = 1, **changes: object) -> DecodingOptions:
     """Neutral options for ``batch`` rows; ``changes`` are a value for all rows or a list, one a row."""
-    values = {
-        "num_hypotheses": 1,
-        "max_new_tokens": 6,
-        "min_new_tokens": 0,
-        "length_penalty": 1.0,
-        "prefix_ids": [[0]] * batch,
-        "prefix_lengths": 0,
-        **changes,
-    }
-    rows = {name: np.broadcast_to(value, [batch]) for name, value in values.items() if name != "prefix_ids"}
-    dtypes = {name: np.float32 if name == "length_penalty" else np.int32 for name in rows}
-    prefix_ids = tf.constant(np.array(values["prefix_ids"], np.int32))
-    return DecodingOptions(
-        prefix_ids=prefix_ids, **{name: tf.constant(row.astype(dtypes[name])) for name, row in rows.items()}
-    )
+    values = {"max_new_tokens": 6, **changes}
+    prefix_ids = tf.constant(np.array(values.pop("prefix_ids", [[0]] * batch), np.int32))
+    dtypes = {**{name: option.dtype for name, option in OPTIONS.items()}, "prefix_lengths": "int32"}
+    rows = {name: tf.constant(np.broadcast_to(value, [batch]), dtypes[name]) for name, value in values.items()}
+    return DecodingOptions.neutral(prefix_ids=prefix_ids, **rows)
 
 
 def all_sequences(

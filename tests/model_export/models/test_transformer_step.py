@@ -35,11 +35,9 @@ def test_a_row_that_reached_the_last_position_waits_for_its_batch_mates(position
     step = build_model(config, limits).decoder_step()
     tokens = TokenIds(start=2, eos=3, pad=0, suppressed=(0, 2))
     budgets = [LIMIT - PREFIX, LIMIT]
-    options = DecodingOptions(
-        num_hypotheses=tf.constant([1, 1]),
+    options = DecodingOptions.neutral(
         max_new_tokens=tf.constant(budgets),
         min_new_tokens=tf.constant(budgets),  # no row ends early
-        length_penalty=tf.constant([1.0, 1.0]),
         prefix_ids=tf.constant([[5] * PREFIX, [0] * PREFIX]),
         prefix_lengths=tf.constant([PREFIX, 0]),
     )
