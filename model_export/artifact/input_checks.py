@@ -71,6 +71,13 @@ def check_source_lengths(source_lengths: tf.Tensor, limits: Limits) -> tf.Tensor
     return guarded(source_lengths, require(good, f"a source must have 1..{most} tokens, EOS counted:", source_lengths))
 
 
+def check_target_lengths(target_lengths: tf.Tensor, limits: Limits) -> tf.Tensor:
+    """int32 [B]: 1..max_target_tokens; a target that ends counts its EOS."""
+    most = limits.max_target_tokens
+    good = (target_lengths >= 1) & (target_lengths <= most)
+    return guarded(target_lengths, require(good, f"a target must have 1..{most} tokens, EOS counted:", target_lengths))
+
+
 def check_options(options: Mapping[str, tf.Tensor], limits: Limits) -> dict[str, tf.Tensor]:
     """Every option within its bounds; a ``max_new_tokens`` of 0 replaced by the default (or what the prefix leaves).
 
