@@ -56,7 +56,7 @@ class UncachedStep:
         time = positions[0]
         here = tf.range(tf.shape(state.ids)[1]) == time
         read = tf.where(here, ids, state.ids)
-        hidden = self._model.decode(read[:, : time + 1], state.memory, state.memory_bias)
+        hidden = self._model.decode(read[:, : time + 1], state.memory, state.memory_bias).hidden
         logits = self._model.output_projection(hidden[:, self._projected])  # [batch, time or 1, vocabulary]
         return logits[:, -1:], state._replace(ids=read)
 

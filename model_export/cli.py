@@ -232,8 +232,8 @@ def generate(
 
     with shown(progress_console) as on_progress:
         on_progress("reading the model", 0, 0)
-        with opened(model) as signature:
-            for text, answer in zip(texts, answers_of(signature, texts, options, on_progress), strict=True):
+        with opened(model) as signatures:
+            for text, answer in zip(texts, answers_of(signatures.generate, texts, options, on_progress), strict=True):
                 _print_answer(text, answer, as_json)
 
 

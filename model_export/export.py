@@ -92,9 +92,9 @@ def _write_artifact(
         (assets / TOKENIZER_ASSET).write_bytes(trained.tokenizer)
         (assets / MANIFEST_ASSET).touch()  # written at last, when all is known
         weights = trained.model.pack()
-        step = trained.model.decoder_step()
-        module = ServingModule(step, weights, tokenizer, limits, assets)
-        noisy = ServingModule(NoisyStep(step, LOGIT_NOISE), weights, tokenizer, limits, assets)
+        module = ServingModule(trained.model, weights, tokenizer, limits, assets)
+        step = NoisyStep(trained.model.decoder_step(), LOGIT_NOISE)
+        noisy = ServingModule(trained.model, weights, tokenizer, limits, assets, step)
         live, noisy_answers = _traced(module, noisy, on_progress)
         texts = golden_texts(trained.samples, tokenizer)
         certificate = make_certificate(live, noisy_answers, texts, limits, on_progress)

@@ -6,13 +6,13 @@ import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import tensorflow as tf
 
-from model_export.artifact.by_ids import generate_by_ids
-from model_export.artifact.calls import Answer, Row, Signature, generate_inputs, on_arrays, read_answers
+from model_export.artifact.by_ids import by_ids
+from model_export.artifact.calls import Answer, Arrays, Row, Signature, generate_inputs, on_arrays, read_answers
 from model_export.artifact.reloaded import loaded, quick_first_calls
 from model_export.artifact.serving_module import ServingModule
 from model_export.config import UserError
@@ -28,35 +28,58 @@ class GenerationError(UserError):
     """A text or an option that the model refuses."""
 
 
+@dataclass(frozen=True, slots=True)
+class OpenedModel:
+    """The signatures that take texts."""
+
+    generate: Signature
+    score: Signature
+
+
 @contextmanager
-def opened(model: Path) -> Iterator[Signature]:
-    """The signature ``generate`` of an artifact, or of a trained model as an export would write it.
+def opened(model: Path) -> Iterator[OpenedModel]:
+    """While entered, an artifact, or a trained model as an export would write it.
 
     Raises:
         TrainedModelError: the folder is neither.
+        GenerationError: by its ``score``, which the artifact does not have.
     """
     if (model / ASSETS_FOLDER / MANIFEST_ASSET).is_file():
         with quick_first_calls(), loaded(model) as signatures:
-            yield signatures["generate"] if "generate" in signatures else _by_ids(model, signatures["generate_ids"])
+            yield _opened_artifact(model, signatures)
         return
     trained = load_trained_model(model)
     with tempfile.TemporaryDirectory() as assets:
         for name in (MANIFEST_ASSET, TOKENIZER_ASSET):
             (Path(assets) / name).write_bytes(trained.tokenizer if name == TOKENIZER_ASSET else b"")
         module = ServingModule(
-            trained.model.decoder_step(),
+            trained.model,
             trained.model.pack(),
             SentencePieceTokenizer(trained.tokenizer),
             Limits(**trained.config.limits.model_dump()),
             Path(assets),
         )
-        yield on_arrays(module.functions["generate"])
+        yield OpenedModel(**{name: _traced_when_called(module, name) for name in ("generate", "score")})
 
 
-def _by_ids(artifact: Path, generate_ids: Signature) -> Signature:
-    assets = artifact / ASSETS_FOLDER
-    manifest = Manifest.from_json((assets / MANIFEST_ASSET).read_bytes())
-    return generate_by_ids(generate_ids, manifest, (assets / TOKENIZER_ASSET).read_bytes())
+def _opened_artifact(artifact: Path, signatures: Mapping[str, Signature]) -> OpenedModel:
+    found = dict(signatures)
+    if "generate" not in found:
+        assets = artifact / ASSETS_FOLDER
+        manifest = Manifest.from_json((assets / MANIFEST_ASSET).read_bytes())
+        found |= by_ids(found, manifest, (assets / TOKENIZER_ASSET).read_bytes())
+
+    def no_score(inputs: Arrays) -> Arrays:
+        raise GenerationError(f"{artifact} cannot score, as it was exported by an earlier version: export it anew")
+
+    return OpenedModel(found["generate"], found.get("score", no_score))
+
+
+def _traced_when_called(module: ServingModule, name: str) -> Signature:
+    def signature(inputs: Arrays) -> Arrays:
+        return on_arrays(module.functions[name])(inputs)
+
+    return signature
 
 
 def generate(

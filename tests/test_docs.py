@@ -155,8 +155,8 @@ def test_the_readmes_answer_is_the_shipped_models() -> None:
 
     (shown,) = [json.loads(block) for block in blocks(README, "json")]
     (request,) = [words for words in commands(README) if words[0] == "curl" and "en-fr" in words[-1]]
-    with opened(REPOSITORY / "models" / "en-fr") as signature:
-        (answer,) = generate(signature, [json.loads(request[-1])["inputs"]], {})
+    with opened(REPOSITORY / "models" / "en-fr") as signatures:
+        (answer,) = generate(signatures.generate, [json.loads(request[-1])["inputs"]], {})
 
     (output,) = shown["outputs"]
     assert answer.sentences == (output["generated_text"],)

@@ -67,6 +67,17 @@ def generate_ids_inputs(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
     return {"source_ids": ids, "source_lengths": lengths, **_option_inputs(rows)}
 
 
+def score_ids_inputs(sources: Sequence[Sequence[int]], targets: Sequence[Sequence[int]]) -> dict[str, NDArray[Any]]:
+    """Inputs of ``score_ids``, tokens as they are to be read and scored."""
+    (source_ids, source_lengths), (target_ids, target_lengths) = padded(sources), padded(targets)
+    return {
+        "source_ids": source_ids,
+        "source_lengths": source_lengths,
+        "target_ids": target_ids,
+        "target_lengths": target_lengths,
+    }
+
+
 def read_answers(outputs: Arrays, rows: Sequence[Row]) -> list[Answer]:
     """Outputs of ``generate`` (or ``generate_ids``, whose answers have no sentences) row by row."""
     answers = []

@@ -1,17 +1,20 @@
-"""A trained model as the signatures of ``contract.SIGNATURES``: tokenizer, searches and checks in one graph.
+"""A trained model as the signatures of ``contract.SIGNATURES``: tokenizer, searches, scoring and checks in one graph.
 
-All signatures that generate share two functions, greedy search and beam search; each checks what it is given.
+All signatures that generate share two functions, greedy search and beam search, and those that score share a third;
+each checks what it is given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 
-from model_export.artifact.input_checks import check_ids, check_options, check_rows, check_source_lengths
+from model_export.artifact.functions import Functions, Tensors
+from model_export.artifact.input_checks import check_ids, check_options, check_source_lengths, check_target_lengths
 from model_export.contract import (
     MANIFEST_ASSET,
     OPTIONS,
@@ -22,16 +25,15 @@ from model_export.contract import (
     Limits,
     SignatureSpec,
     SpecialIds,
-    TensorSpec,
 )
 from model_export.decoding import DecodingOptions, TokenIds, beam_search, greedy_search
 from model_export.decoding.step import DecoderStep
+from model_export.models import Seq2SeqModel
+from model_export.models.scoring import score
 from model_export.text.tokenizers import BOS_ID, EOS_ID, PAD_ID, UNK_ID, SentencePieceTokenizer
 
 SPECIAL_IDS = SpecialIds(pad=PAD_ID, unk=UNK_ID, bos=BOS_ID, eos=EOS_ID)
 FRAMING = Framing(source_prefix=(), source_suffix=(EOS_ID,), decoder_start=(BOS_ID,))
-
-Tensors = dict[str, tf.Tensor]
 
 
 class ServingModule(tf.Module):
@@ -42,24 +44,27 @@ class ServingModule(tf.Module):
 
     def __init__(
         self,
-        step: DecoderStep[Any],
+        model: Seq2SeqModel,
         weights: Sequence[tf.Variable],
         tokenizer: SentencePieceTokenizer,
         limits: Limits,
         assets: Path,
+        step: DecoderStep[Any] | None = None,
     ) -> None:
         """Put the parts together.
 
         Args:
-            step: the model; it may read no variable that ``weights`` lacks.
+            model: it may read no variable that ``weights`` lacks.
             weights: the model's variables, stored once for all signatures.
             tokenizer: saved as part of the graph.
             limits: asserted in the graph.
             assets: a folder with the manifest and the tokenizer model. ``describe`` reads the copies in the artifact
                 whenever it is called, so that what is written there after the save is told too.
+            step: how searches drive the model, when not by its own ``decoder_step``.
         """
         super().__init__(name="serving")
-        self._step = step
+        self._step = step or model.decoder_step()
+        self._score_model = partial(score, model)  # the model itself would be saved with the weights that it was given
         self._weights = list(weights)
         self._tokenizer = tokenizer
         self._limits = limits
@@ -70,13 +75,19 @@ class ServingModule(tf.Module):
             "beam_search": self._beam_search,
             "generate": self._generate,
             "generate_ids": self._generate_ids,
+            "score": self._score,
+            "score_ids": self._score_ids,
+            **({"align": self._score} if model.has_attention else {}),
             "tokenize": self._tokenize,
             "detokenize": self._detokenize,
             "describe": self._describe,
         }
-        self.functions = _Functions({name: (SIGNATURES[name], body) for name, body in bodies.items()})
+        self.functions = Functions({name: (SIGNATURES[name], body) for name, body in bodies.items()})
         search = SIGNATURES["generate_ids"]
-        self._searches = _Functions({"greedy": (search, self._greedy), "beams": (search, self._beams)})
+        self._searches = Functions({"greedy": (search, self._greedy), "beams": (search, self._beams)})
+        outputs = SIGNATURES["align" if model.has_attention else "score"].outputs
+        scores = SignatureSpec(SIGNATURES["score_ids"].inputs, outputs)
+        self._scoring = Functions({"scores": (scores, self._scores)})
 
     def without_tokenizer(self) -> tf.Module:
         """What the signatures of ``IDS_ONLY`` need to be saved with: all but the tokenizer's operations."""
@@ -100,12 +111,16 @@ class ServingModule(tf.Module):
 
     def _from_texts(self, search: Callable[..., Tensors], texts: tf.Tensor, options: Tensors) -> Tensors:
         """The outputs of ``search`` over the texts' tokens, with sentences."""
-        end = tf.fill([tf.size(texts), 1], EOS_ID)
-        source = tf.concat([self._tokenizer.tokenize(texts), end], axis=1)
-        lengths = tf.cast(source.row_lengths(), tf.int32)
-        outputs = search(source_ids=source.to_tensor(PAD_ID), source_lengths=lengths, **options)
+        source_ids, source_lengths = self._ending_in_eos(texts)
+        outputs = search(source_ids=source_ids, source_lengths=source_lengths, **options)
         sentences = self._sentences(outputs, options["prefix_ids"], options["prefix_lengths"])
         return {**outputs, "sentences": sentences}
+
+    def _ending_in_eos(self, texts: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Tokens of string [B] with EOS after them, int32 [B, T], and how many there are, int32 [B]."""
+        end = tf.fill([tf.size(texts), 1], EOS_ID)
+        ids = tf.concat([self._tokenizer.tokenize(texts), end], axis=1)
+        return ids.to_tensor(PAD_ID), tf.cast(ids.row_lengths(), tf.int32)
 
     def _generate_ids(self, **inputs: tf.Tensor) -> Tensors:
         return tf.cond(
@@ -115,26 +130,49 @@ class ServingModule(tf.Module):
         )
 
     def _greedy(self, source_ids: tf.Tensor, source_lengths: tf.Tensor, **options: tf.Tensor) -> Tensors:
-        source_ids, source_lengths, options = self._checked(source_ids, source_lengths, options)
+        source_ids, source_lengths = self._checked_source(source_ids, source_lengths)
+        options = self._checked_options(options)
         found = greedy_search(self._step, source_ids, source_lengths, _decoding(options), self._token_ids())
         return {**found._asdict(), "source_lengths": source_lengths}
 
     def _beams(self, source_ids: tf.Tensor, source_lengths: tf.Tensor, **options: tf.Tensor) -> Tensors:
-        source_ids, source_lengths, options = self._checked(source_ids, source_lengths, options)
+        source_ids, source_lengths = self._checked_source(source_ids, source_lengths)
+        options = self._checked_options(options)
         beam_size, tokens = options["beam_size"][0], self._token_ids()
         found = beam_search(self._step, source_ids, source_lengths, beam_size, _decoding(options), tokens)
         return {**found._asdict(), "source_lengths": source_lengths}
 
-    def _checked(
-        self, source_ids: tf.Tensor, source_lengths: tf.Tensor, options: Tensors
-    ) -> tuple[tf.Tensor, tf.Tensor, Tensors]:
+    def _checked_source(self, ids: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        ids, lengths = check_ids(ids, lengths, self._tokenizer.vocabulary_size, prefix="source_")
+        lengths = check_source_lengths(lengths, self._limits)
+        return ids[:, : tf.reduce_max(lengths)], lengths  # padding costs nothing, nor exceeds the positions
+
+    def _checked_options(self, options: Tensors) -> Tensors:
         size = self._tokenizer.vocabulary_size
-        source_ids, source_lengths = check_ids(source_ids, source_lengths, size, prefix="source_")
-        source_lengths = check_source_lengths(source_lengths, self._limits)
-        source_ids = source_ids[:, : tf.reduce_max(source_lengths)]  # padding costs nothing, nor exceeds the positions
         prefix_ids, prefix_lengths = check_ids(options["prefix_ids"], options["prefix_lengths"], size, prefix="prefix_")
-        options = {**options, "prefix_ids": prefix_ids, "prefix_lengths": prefix_lengths}
-        return source_ids, source_lengths, check_options(options, self._limits)
+        return check_options({**options, "prefix_ids": prefix_ids, "prefix_lengths": prefix_lengths}, self._limits)
+
+    def _score(self, texts: tf.Tensor, targets: tf.Tensor) -> Tensors:
+        source_ids, source_lengths = self._ending_in_eos(texts)
+        target_ids, target_lengths = self._ending_in_eos(targets)
+        return self._score_ids(
+            source_ids=source_ids, source_lengths=source_lengths, target_ids=target_ids, target_lengths=target_lengths
+        )
+
+    def _score_ids(self, **inputs: tf.Tensor) -> Tensors:
+        return self._scoring["scores"](**inputs)
+
+    def _scores(
+        self, source_ids: tf.Tensor, source_lengths: tf.Tensor, target_ids: tf.Tensor, target_lengths: tf.Tensor
+    ) -> Tensors:
+        source_ids, source_lengths = self._checked_source(source_ids, source_lengths)
+        size = self._tokenizer.vocabulary_size
+        target_ids, lengths = check_ids(target_ids, target_lengths, size, prefix="target_")
+        lengths = check_target_lengths(lengths, self._limits)
+        target_ids = target_ids[:, : tf.reduce_max(lengths)]
+        found = self._score_model(source_ids, source_lengths, target_ids, lengths, BOS_ID)
+        perplexity = tf.exp(-tf.reduce_sum(found.token_log_probs, axis=1) / tf.cast(lengths, tf.float32))
+        return {**found._asdict(), "lengths": lengths, "perplexity": perplexity, "source_lengths": source_lengths}
 
     def _token_ids(self) -> TokenIds:
         """A model that can spell every text by bytes never needs to say "unknown"."""
@@ -165,47 +203,6 @@ class ServingModule(tf.Module):
         del unused  # TF Serving wants an input
         assets = {"manifest": self._manifest, "tokenizer": self._tokenizer_model}
         return {name: tf.io.read_file(asset.asset_path)[tf.newaxis] for name, asset in assets.items()}
-
-
-class _Functions(Mapping[str, Callable[..., Tensors]]):
-    """Concrete functions by name, traced once. TensorFlow does not track this class: signatures are saved as such."""
-
-    def __init__(self, bodies: Mapping[str, tuple[SignatureSpec, Callable[..., Tensors]]]) -> None:
-        self._bodies = bodies
-        self._traced: dict[str, Callable[..., Tensors]] = {}
-
-    def __getitem__(self, name: str) -> Callable[..., Tensors]:
-        if name not in self._traced:
-            self._traced[name] = _trace(name, *self._bodies[name])
-        return self._traced[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._bodies)
-
-    def __len__(self) -> int:
-        return len(self._bodies)
-
-
-def tensor_specs(specs: Mapping[str, TensorSpec]) -> dict[str, tf.TensorSpec]:
-    """The contract's specs as TensorFlow's; letters become dimensions of any size."""
-    return {name: tf.TensorSpec(_shape(spec), tf.dtypes.as_dtype(spec.dtype), name) for name, spec in specs.items()}
-
-
-def _shape(spec: TensorSpec) -> list[int | None]:
-    return [size if isinstance(size, int) else None for size in spec.shape]
-
-
-def _trace(name: str, spec: SignatureSpec, body: Callable[..., Tensors]) -> Callable[..., Tensors]:
-    """``body`` with the inputs of ``spec``, their rows checked, and exactly its outputs."""
-
-    def signature(**inputs: tf.Tensor) -> Tensors:
-        in_order = {key: inputs[key] for key in spec.inputs}  # messages name the first as the one to follow
-        outputs = body(**check_rows(in_order))
-        return {key: tf.ensure_shape(outputs[key], _shape(output)) for key, output in spec.outputs.items()}
-
-    signature.__name__ = name  # what graphs and profiles show
-    # Nothing here or in the searches needs autograph, and without its rewriting tracing takes a third of the time.
-    return tf.function(signature, autograph=False).get_concrete_function(**tensor_specs(spec.inputs))
 
 
 def _decoding(options: Tensors) -> DecodingOptions:

@@ -16,7 +16,15 @@ import numpy as np
 import tensorflow as tf
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-from model_export.artifact.calls import Arrays, Row, generate_ids_inputs, generate_inputs, padded, text_array
+from model_export.artifact.calls import (
+    Arrays,
+    Row,
+    generate_ids_inputs,
+    generate_inputs,
+    padded,
+    score_ids_inputs,
+    text_array,
+)
 from model_export.contract import WARMUP_RECORDS, Limits, Manifest
 
 BATCH_SIZES: Final = (1, 8)
@@ -44,7 +52,7 @@ def write_warmup_records(artifact: Path, rows: Sequence[Row], manifest: Manifest
 def warmup_calls(rows: Sequence[Row], limits: Limits) -> Iterator[tuple[str, Arrays]]:
     """Signature names with inputs, in the order in which they are run."""
     texts = text_array([row.text for row in rows])
-    one = texts[:1]
+    one, short = texts[:1], text_array([""])
     ids, lengths = padded([row.source_ids[:-1] for row in rows])
     yield "describe", {"unused": one}
     yield "tokenize", {"texts": texts}
@@ -54,6 +62,11 @@ def warmup_calls(rows: Sequence[Row], limits: Limits) -> Iterator[tuple[str, Arr
             batch = [_bounded(rows[index % len(rows)], beam_size, limits) for index in range(batch_size)]
             yield "generate_ids", generate_ids_inputs(batch)
             yield "generate", generate_inputs(batch)
+    full = [rows[index % len(rows)] for index in range(BATCH_SIZES[-1])]
+    targets = [row.source_ids[: limits.max_target_tokens] for row in full]  # scored by no other kernels than answers
+    yield "score_ids", score_ids_inputs([row.source_ids for row in full], targets)
+    yield "score", {"texts": one, "targets": short}
+    yield "align", {"texts": one, "targets": short}
     yield "serving_default", {"texts": one}
     yield "beam_search", {"texts": one, "beam_size": np.array(min(BEAM_SIZES[-1], limits.max_beam_size), np.int32)}
 

@@ -50,8 +50,14 @@ class Attention(keras.layers.Layer):
 
     def attend(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
         """``query`` [B,H,Q,Dh], ``key`` and ``value`` [B,H,M,Dh], ``bias`` broadcast to [B,H,Q,M] -> [B,Q,width]."""
-        logits = tf.matmul(query * (self.width // self.heads) ** -0.5, key, transpose_b=True) + bias
-        weights = tf.nn.softmax(logits)  # [batch, heads, queries, memory]
+        return self.mix(self.attention_weights(query, key, bias), value)
+
+    def attention_weights(self, query: tf.Tensor, key: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+        """How much every query attends to every place, [B, H, Q, M]; the sum over the places is 1."""
+        return tf.nn.softmax(tf.matmul(query * (self.width // self.heads) ** -0.5, key, transpose_b=True) + bias)
+
+    def mix(self, weights: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+        """``weights`` [B, H, Q, M] of values [B, H, M, Dh], projected: [B, Q, width]."""
         return self.output_projection(merge_heads(tf.matmul(weights, value)))
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 
 import keras
 import tensorflow as tf
@@ -22,12 +22,30 @@ class ModelInputs(TypedDict):
     target_ids: tf.Tensor  # int32 [B, T]: the start token, then the tokens before each label
 
 
+class TeacherForced(NamedTuple):
+    """What the decoder makes of all target positions at once, each blind to later tokens."""
+
+    hidden: tf.Tensor  # float32 [B, T, width]: what ``output_projection`` makes the logits of the next token from
+    attention: tf.Tensor | None  # float32 [B, T, S], paid to each source token for it; None without attention
+
+
 class Seq2SeqModel(keras.Model):
     """Encoder and decoder: trained on all target positions at once, decoded step by step."""
 
+    output_projection: Linear
+
+    @property
     @abstractmethod
+    def has_attention(self) -> bool:
+        """Whether it tells what it attends to."""
+
+    @abstractmethod
+    def teacher_forced(self, inputs: ModelInputs, training: bool = False) -> TeacherForced:
+        """Read the targets given, all positions in one pass."""
+
     def call(self, inputs: ModelInputs, training: bool = False) -> tf.Tensor:
         """Logits of the next token at every target position, float32 [B, T, V]."""
+        return self.output_projection(self.teacher_forced(inputs, training).hidden)
 
     def pack(self) -> list[tf.Variable]:
         """Lay every linear kernel out for decoding; returns all variables that the model then reads.

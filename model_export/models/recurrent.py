@@ -56,13 +56,16 @@ class AdditiveAttention(keras.layers.Layer):
             self.score_projection = Linear(units, 1, name="score")
         self.built = True
 
-    def call(self, query: tf.Tensor, memory: tf.Tensor, keys: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        """``query`` [B, K, units], ``memory`` and its ``keys`` [B, S, units], ``bias`` [B, 1, S] -> [B, K, units]."""
+    def call(
+        self, query: tf.Tensor, memory: tf.Tensor, keys: tf.Tensor, bias: tf.Tensor
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """``query`` [B, K, units], ``memory`` and its ``keys`` [B, S, units], ``bias`` [B, 1, S] -> what is read of the
+        memory [B, K, units], and the weights [B, K, S], whose sum over the source is 1."""
         mixed = tf.tanh(
             self.query_projection(query)[:, :, None, :] + keys[:, None, :, :]
         )  # [batch, beam, source, units]
         weights = tf.nn.softmax(self.score_projection(mixed)[..., 0] + bias)  # [batch, beam, source]
-        return tf.matmul(weights, memory)
+        return tf.matmul(weights, memory), weights
 
 
 def scan(

@@ -9,7 +9,7 @@ import keras
 import tensorflow as tf
 
 from model_export.config import RnnConfig
-from model_export.models.base import ModelInputs, Seq2SeqModel
+from model_export.models.base import ModelInputs, Seq2SeqModel, TeacherForced
 from model_export.models.layers import Linear, TokenEmbedding, padding_bias
 from model_export.models.recurrent import AdditiveAttention, CellState, RecurrentCell, scan
 from model_export.models.rnn_step import RnnStep
@@ -68,6 +68,11 @@ class Rnn(Seq2SeqModel):
             self.output_projection = Linear(units, config.vocabulary_size, tied, name="output")
         self.built = True
 
+    @property
+    def has_attention(self) -> bool:
+        """See ``Seq2SeqModel.has_attention``."""
+        return self.attention is not None
+
     def encode(
         self, source_ids: tf.Tensor, source_lengths: tf.Tensor, training: bool = False
     ) -> tuple[tuple[CellState, ...], Memory | tuple[()]]:
@@ -89,16 +94,17 @@ class Rnn(Seq2SeqModel):
         states: tuple[CellState, ...],
         memory: Memory | tuple[()],
         masks: list[tf.Tensor] | None = None,
-    ) -> tuple[CellState, ...]:
-        """Read one token: ``embedded`` [B, K, embedding] and states [B, K, units] of each layer -> new states.
+    ) -> tuple[tuple[CellState, ...], tf.Tensor]:
+        """Read one token: ``embedded`` [B, K, embedding] and states [B, K, units] of each layer -> new states, and the
+        attention paid meanwhile [B, K, S] (S = 0 without attention).
 
         The hidden state of the last layer is the output. ``masks`` [B, 1, units] drop the inputs of all layers but
         the first, the same at every position (Gal and Ghahramani 2016, https://arxiv.org/abs/1512.05287).
         """
-        x = embedded
+        x, paid = embedded, embedded[..., :0]
         if self.attention is not None:
             memory = cast(Memory, memory)  # the same configuration made it
-            context = self.attention(states[-1][0], memory.values, memory.keys, memory.bias)
+            context, paid = self.attention(states[-1][0], memory.values, memory.keys, memory.bias)
             x = tf.concat([x, context], axis=-1)
         new = []
         for index, (cell, state) in enumerate(zip(self.decoder_cells, states, strict=True)):
@@ -106,7 +112,7 @@ class Rnn(Seq2SeqModel):
                 x = x * masks[index - 1]
             new.append(cell.step(x, state))
             x = new[-1][0]
-        return tuple(new)
+        return tuple(new), paid
 
     def read(
         self,
@@ -115,8 +121,8 @@ class Rnn(Seq2SeqModel):
         memory: Memory | tuple[()],
         lengths: tf.Tensor | None = None,
         training: bool = False,
-    ) -> tuple[tf.Tensor, tuple[CellState, ...]]:
-        """Read ``ids`` int32 [B, T] from states [B, 1, units]: outputs [B, T, units], states after ``lengths``."""
+    ) -> tuple[TeacherForced, tuple[CellState, ...]]:
+        """Read ``ids`` int32 [B, T] from states [B, 1, units]: what is made of them, states after ``lengths``."""
         embedded = self.dropout(self.embedding(ids), training=training)
         masks = None
         if training:
@@ -124,17 +130,19 @@ class Rnn(Seq2SeqModel):
             masks = [self.dropout(ones, training=True) for _ in self.decoder_cells[1:]]
 
         def step(x: tf.Tensor, states: tuple[CellState, ...]) -> tuple[tf.Tensor, tuple[CellState, ...]]:
-            states = self.decode_position(x[:, None, :], states, memory, masks)
-            return states[-1][0][:, 0], states
+            states, paid = self.decode_position(x[:, None, :], states, memory, masks)
+            return tf.concat([states[-1][0], paid], axis=-1)[:, 0], states  # [batch, units + source]
 
-        return scan(step, embedded, states, lengths)
+        outputs, states = scan(step, embedded, states, lengths)
+        hidden = tf.ensure_shape(outputs[..., : self.config.hidden_size], [None, None, self.config.hidden_size])
+        return TeacherForced(hidden, outputs[..., self.config.hidden_size :] if self.has_attention else None), states
 
-    def call(self, inputs: ModelInputs, training: bool = False) -> tf.Tensor:
-        """See ``Seq2SeqModel.call``."""
+    def teacher_forced(self, inputs: ModelInputs, training: bool = False) -> TeacherForced:
+        """See ``Seq2SeqModel.teacher_forced``."""
         states, memory = self.encode(inputs["source_ids"], inputs["source_lengths"], training)
         states = tf.nest.map_structure(lambda state: state[:, None, :], states)
-        outputs, _ = self.read(inputs["target_ids"], states, memory, training=training)
-        return self.output_projection(self.dropout(outputs, training=training))
+        read, _ = self.read(inputs["target_ids"], states, memory, training=training)
+        return read._replace(hidden=self.dropout(read.hidden, training=training))
 
     def decoder_step(self) -> RnnStep:
         """The decoder over the same layers, one token at a time."""

@@ -38,7 +38,7 @@ class RnnStep:
 
     def __call__(self, ids: tf.Tensor, positions: tf.Tensor, state: RnnState) -> tuple[tf.Tensor, RnnState]:
         """See ``DecoderStep.__call__``."""
-        cells = self._model.decode_position(self._model.embedding(ids), state.cells, state.memory)
+        cells, _ = self._model.decode_position(self._model.embedding(ids), state.cells, state.memory)
         return self._model.output_projection(cells[-1][0]), state._replace(cells=cells)
 
     def reorder(self, state: RnnState, parents: tf.Tensor) -> RnnState:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from model_export.config import LimitsConfig, TransformerConfig
 from model_export.models.attention import CrossAttention, SelfAttention
-from model_export.models.base import ModelInputs, Seq2SeqModel
+from model_export.models.base import ModelInputs, Seq2SeqModel, TeacherForced
 from model_export.models.layers import (
     MASKED,
     LayerNorm,
@@ -151,27 +151,37 @@ class Transformer(Seq2SeqModel):
             x = layer(x, bias, training=training)
         return self.encoder_norm(x), bias
 
+    @property
+    def has_attention(self) -> bool:
+        """See ``Seq2SeqModel.has_attention``."""
+        return True
+
     def decode(
         self, target_ids: tf.Tensor, memory: tf.Tensor, memory_bias: tf.Tensor, training: bool = False
-    ) -> tf.Tensor:
-        """int32 [B, T] over what ``encode`` returned -> hidden states [B, T, width], each blind to later tokens."""
+    ) -> TeacherForced:
+        """Read int32 [B, T] over what ``encode`` returned.
+
+        The attention is the mean over the heads of the last layer's, as CTranslate2 has it.
+        """
         size = tf.shape(target_ids)[1]
         causal_bias = MASKED * (1.0 - tf.linalg.band_part(tf.ones([size, size]), -1, 0))  # [target, target]
         x = self.embed_target(target_ids, tf.range(size), training)
+        paid: list[tf.Tensor] = []
         for layer in self.decoder_layers:
-            key, value = layer.cross_attention.project_memory(memory)
-            x = layer(
-                x,
-                over_self=partial(layer.self_attention.__call__, bias=causal_bias),
-                over_memory=partial(layer.cross_attention.__call__, key=key, value=value, bias=memory_bias),
-                training=training,
-            )
-        return self.decoder_norm(x)
 
-    def call(self, inputs: ModelInputs, training: bool = False) -> tf.Tensor:
-        """See ``Seq2SeqModel.call``."""
+            def over_memory(y: tf.Tensor, attention: CrossAttention = layer.cross_attention) -> tf.Tensor:
+                key, value = attention.project_memory(memory)
+                paid.append(attention.attention_weights(attention.project_query(y), key, memory_bias))
+                return attention.mix(paid[-1], value)
+
+            over_self = partial(layer.self_attention.__call__, bias=causal_bias)
+            x = layer(x, over_self=over_self, over_memory=over_memory, training=training)
+        return TeacherForced(self.decoder_norm(x), tf.reduce_mean(paid[-1], axis=1))
+
+    def teacher_forced(self, inputs: ModelInputs, training: bool = False) -> TeacherForced:
+        """See ``Seq2SeqModel.teacher_forced``."""
         memory, memory_bias = self.encode(inputs["source_ids"], inputs["source_lengths"], training)
-        return self.output_projection(self.decode(inputs["target_ids"], memory, memory_bias, training))
+        return self.decode(inputs["target_ids"], memory, memory_bias, training)
 
     def decoder_step(self) -> TransformerStep:
         """The key/value-cached decoder over the same layers."""

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from model_export.artifact.calls import text_array
 from model_export.artifact.reloaded import read_meta_graph
 from model_export.contract import IDS_ONLY, SIGNATURES, Manifest
 from model_export.generation import generate, opened
@@ -75,6 +77,11 @@ def test_it_verifies(artifact: Path) -> None:
 def test_texts_are_answered_as_by_the_other_kind(artifact: Path, artifact_root: Path) -> None:
     options = {"beam_size": 3, "num_hypotheses": 2, "max_new_tokens": 8}
     with opened(artifact) as by_ids, opened(artifact_root / "tiny-transformer" / "1") as by_text:
-        got = list(generate(by_ids, CORPUS, options))
-        assert got == list(generate(by_text, CORPUS, options))
+        got = list(generate(by_ids.generate, CORPUS, options))
+        assert got == list(generate(by_text.generate, CORPUS, options))
+        pairs = {"texts": text_array(CORPUS), "targets": text_array([answer.sentences[0] for answer in got])}
+        scores, expected = by_ids.score(pairs), by_text.score(pairs)
     assert len({answer.sentences for answer in got}) > len(CORPUS) // 2
+    assert scores.keys() == expected.keys()
+    for name, values in scores.items():
+        np.testing.assert_allclose(values, expected[name], rtol=1e-4, atol=1e-4, err_msg=name)
