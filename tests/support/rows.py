@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
-from service.batching import AdmittedRow
+from service.batching import AdmittedRow, ScoringRow
+from service.batching.rows import Ids
 from service.generation import GenerationOptions
 
 
@@ -18,6 +21,25 @@ def make_row(
     **options: object,
 ) -> AdmittedRow:
     """A row of ``source_tokens`` source tokens, end of sentence included; ``options`` as in ``GenerationOptions``."""
-    source_ids = np.array([*range(first_id, first_id + source_tokens - 1), 3], dtype=np.int32)
+    seed = options.get("seed") or 0
+    assert isinstance(seed, int)
     prefix_ids = np.zeros(0, dtype=np.int32)
-    return AdmittedRow(model, 1, source_ids, prefix_ids, GenerationOptions(**options), max_new_tokens, 0, text)
+    typed = GenerationOptions(**options)
+    return AdmittedRow(model, 1, _source(source_tokens, first_id), prefix_ids, typed, max_new_tokens, seed, text)
+
+
+def make_scoring_row(
+    source_tokens: int = 4,
+    *,
+    first_id: int = 260,
+    target_ids: Sequence[int] = (260, 261, 3),
+    model: str = "echo",
+    align: bool = False,
+    texts: tuple[str, str] | None = None,
+) -> ScoringRow:
+    """A row that scores ``target_ids`` given ``source_tokens`` source tokens, end of sentence included."""
+    return ScoringRow(model, 1, _source(source_tokens, first_id), np.array(target_ids, np.int32), align, texts)
+
+
+def _source(tokens: int, first_id: int) -> Ids:
+    return np.array([*range(first_id, first_id + tokens - 1), 3], dtype=np.int32)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,12 +10,13 @@ from numpy.typing import NDArray
 
 from model_export.contract import SIGNATURES, FinishReason, Manifest, sha256
 from service.backend import Arrays
-from service.backends.scripted import ScriptedBackend
+from service.backends.scripted import ScriptedBackend, tiny_tokenizer
 from service.backends.signatures import check_outputs
 from service.batching import AdmittedRow
 from service.batching.rows import batch_inputs
 from service.errors import BackendFailed, DeadlineExceeded, ModelNotFound
-from tests.support.rows import make_row
+from service.tokenization import SentencePieceTokenizer
+from tests.support.rows import make_row, make_scoring_row
 
 
 def predict(inputs: Arrays, signature: str = "generate_ids", **arguments: Any) -> dict[str, NDArray[Any]]:
@@ -38,6 +40,9 @@ def test_it_echoes_and_turns_further_hypotheses() -> None:
     [
         ("generate_ids", batch_inputs([make_row(4), make_row(3)])),
         ("generate", batch_inputs([make_row(text="the word"), make_row(text="no")])),
+        ("score_ids", batch_inputs([make_scoring_row(4), make_scoring_row(3)])),
+        ("score", batch_inputs([make_scoring_row(texts=("the word", "no")), make_scoring_row(texts=("no", ""))])),
+        ("align", batch_inputs([make_scoring_row(texts=("a", "no"), align=True), make_scoring_row(texts=("no", ""))])),
         ("tokenize", {"texts": np.array([b"the word", b"\xe3\x80\x80"], object)}),
         ("detokenize", {"ids": np.array([[260, 261], [262, 0]], np.int32), "lengths": np.array([2, 1], np.int32)}),
         ("describe", {"unused": np.array([b""], object)}),
@@ -115,8 +120,110 @@ def test_it_describes_itself() -> None:
 def test_unsupported_options_are_refused_as_the_graph_does(option: str) -> None:
     inputs = batch_inputs([make_row()])
     inputs[option] = np.ones_like(inputs[option]) * (inputs[option].dtype.type(5) if option != "do_sample" else True)
+    assert predict(inputs)["lengths"].tolist() == [[4]]
+
+    async def main() -> None:
+        backend = ScriptedBackend()
+        await backend.start()
+        (version,) = backend.versions()
+        older = replace(version.manifest, supported_options=("beam_size", "num_hypotheses"))
+        backend.set_versions([replace(version, manifest=older)])
+        await backend.predict("echo", 1, "generate_ids", inputs)
+
     with pytest.raises(BackendFailed, match=option):
-        predict(inputs)
+        asyncio.run(main())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"temperature": 0.5},
+        {"top_p": 0.5},
+        {"repetition_penalty": 3.0},
+        {"no_repeat_ngram_size": 1},
+        {"disable_unk": 1},
+    ],
+    ids=lambda options: next(iter(options)),
+)
+def test_options_that_it_does_not_act_on_change_nothing(options: dict[str, Any]) -> None:
+    for row in (make_row(9, **options), make_row(9, do_sample=True, seed=3, **options)):
+        plain = make_row(9, do_sample=row.options.do_sample, seed=row.seed)
+        assert predict(batch_inputs([row]))["ids"].tolist() == predict(batch_inputs([plain]))["ids"].tolist()
+
+
+def test_samples_follow_from_seed_and_place_alone() -> None:
+    rows = [make_row(30, do_sample=True, num_hypotheses=4, seed=seed) for seed in (1, 2, 1, 2**63 - 1)]
+    together = predict(batch_inputs(rows))["ids"]
+    for row, ids in zip(rows, together, strict=True):
+        assert predict(batch_inputs([row]))["ids"].tolist() == [ids.tolist()]
+    assert together[0].tolist() == together[2].tolist()
+    assert len({tuple(ids) for row in together for ids in row.tolist()}) > 8
+    greedy = predict(batch_inputs([make_row(30)]))["ids"]
+    likeliest = make_row(30, do_sample=True, seed=5, top_k=1)
+    assert predict(batch_inputs([likeliest]))["ids"].tolist() == greedy.tolist()
+
+
+def test_hypotheses_come_best_first_whatever_ranks_them() -> None:
+    for options in ({"beam_size": 4}, {"do_sample": True, "seed": 4}):
+        for penalty in (0.0, 1.0, 2.0):
+            row = make_row(9, num_hypotheses=4, length_penalty=penalty, **options)
+            (scores,) = predict(batch_inputs([row]))["normalized_scores"].tolist()
+            assert scores == sorted(scores, reverse=True)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"beam_size": 3, "num_hypotheses": 3}, {"do_sample": True, "num_hypotheses": 2, "seed": 9}, {"min_new_tokens": 9}],
+    ids=str,
+)
+def test_a_score_is_what_generating_told(options: dict[str, Any]) -> None:
+    generated = predict(batch_inputs([make_row(6, **options)]))
+    (lengths,) = generated["lengths"].tolist()
+    for place, length in enumerate(lengths):
+        target = generated["ids"][0, place, :length].tolist()
+        scored = predict(batch_inputs([make_scoring_row(6, target_ids=target)]), "score_ids")
+        np.testing.assert_array_equal(scored["token_log_probs"], generated["token_log_probs"][:, place, :length])
+        assert scored["perplexity"] == pytest.approx(np.exp(-generated["scores"][0, place] / length))
+
+
+def test_ranks_are_places_in_its_order() -> None:
+    """After 260 261 262 it expects 260 first of all, and the end only behind what the source has."""
+    (ranks,) = predict(batch_inputs([make_scoring_row(4, target_ids=[260, 262, 3, 3, 299])]), "score_ids")[
+        "token_ranks"
+    ]
+    assert ranks.tolist() == [0, 1, 3, 0, 4]
+
+
+def test_scoring_texts_is_scoring_their_tokens() -> None:
+    pairs = [("the word", "the word"), ("말길", "no one"), ("no", "")]
+    rows = [make_scoring_row(texts=pair) for pair in pairs]
+    found = predict(batch_inputs(rows), "score")
+    tokenizer = SentencePieceTokenizer(tiny_tokenizer())
+    for index, pair in enumerate(pairs):
+        source, target = tokenizer.encode(pair)
+        ids = {"source_ids": [[*source, 3]], "target_ids": [[*target, 3]]}
+        ids |= {"source_lengths": [len(source) + 1], "target_lengths": [len(target) + 1]}
+        expected = predict({name: np.array(value, np.int32) for name, value in ids.items()}, "score_ids")
+        length = len(target) + 1
+        assert found["lengths"][index] == length
+        assert found["token_log_probs"][index, :length].tolist() == expected["token_log_probs"][0].tolist()
+        assert not found["token_log_probs"][index, length:].any()
+    assert found["token_ranks"][0].tolist()[:3] == [0, 0, 0]
+
+
+def test_tokens_look_where_they_come_from() -> None:
+    attention = predict(batch_inputs([make_scoring_row(texts=("the word", "word no"), align=True)]), "align")[
+        "attention"
+    ]
+    assert attention.sum(-1) == pytest.approx(np.ones(attention.shape[:2]))
+    assert attention[0, 0].tolist() == [0, 1, 0], "word is the second of: the, word, end"
+    assert attention[0, -1].tolist() == [0, 0, 1]
+    assert attention[0, 1] == pytest.approx(1 / 3)
+
+
+def test_a_target_that_is_too_long_fails_as_in_a_graph() -> None:
+    with pytest.raises(BackendFailed, match="more tokens"):
+        predict(batch_inputs([make_scoring_row(target_ids=[260] * 513)]), "score_ids")
 
 
 def test_unlike_beam_sizes_are_refused() -> None:
