@@ -37,7 +37,7 @@ class GenerationOptions:
     """Hypotheses kept alive at each step; 1 is greedy search."""
 
     num_hypotheses: int = 1
-    """Hypotheses returned for each text, best first; at most ``beam_size``."""
+    """Hypotheses returned for each text, best first; at most ``beam_size``, unless they are sampled."""
 
     max_new_tokens: int | None = None
     """Upper bound of new tokens, the end-of-sentence token included, a forced prefix not.
@@ -66,8 +66,11 @@ class GenerationOptions:
     top_p: float = 1.0
     """Sample among the fewest likeliest tokens whose probabilities sum to at least p (Holtzman et al. 2020)."""
 
-    seed: int = 0
-    """Seed of the row's own noise; the same seed gives the same text in any batch."""
+    seed: int | None = None
+    """Seed of the noise of the first text, for the next one it is greater by 1; the same gives the same in any batch.
+
+    None: one is drawn. Without ``do_sample`` there is no noise.
+    """
 
     repetition_penalty: float = 1.0
     """Logits of tokens already generated are divided by it if positive, multiplied if negative (Keskar et al. 2019)."""
@@ -79,7 +82,7 @@ class GenerationOptions:
     """The unknown token is never generated."""
 
     stop: tuple[str, ...] = ()
-    """A text ends before the first place where one of these stands."""
+    """A text ends before the first place behind the prefix where one of these stands."""
 
     truncate: bool = False
     """Cut a text that has too many tokens (and say so in ``warnings``) instead of refusing it."""
@@ -150,13 +153,16 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Hypothesis:
-    """One generated text. Counts and scores speak of the new tokens: end of sentence included, a forced prefix not."""
+    """One generated text. Counts and scores speak of the new tokens: end of sentence included, a forced prefix not.
+
+    Of one that ``stop`` cut they speak of the fewest first tokens that hold the stop string.
+    """
 
     text: str  # begins with the prefix
     finish_reason: FinishReason
     generated_tokens: int
     score: float  # the model's own log-probability: the sum over the new tokens, natural logarithm
-    normalized_score: float  # processed log_prob / generated_tokens ** length_penalty: the order of hypotheses
+    normalized_score: float  # the order of hypotheses: processed log_prob / length ** length_penalty, before any cut
     perplexity: float  # exp(-score / generated_tokens)
     tokens: tuple[Token, ...] | None = None  # with ``details``
 
@@ -238,6 +244,14 @@ class Scoring:
     version: int
     outputs: tuple[ScoredTarget, ...]
     timings: StageTimings
+
+    @property
+    def size(self) -> int:
+        """How much work it is to write, as of ``Generation``; attention is as many numbers."""
+        return sum(
+            output.target_tokens * (1 if output.tokens is None else DETAILED) + sum(map(len, output.attention or ()))
+            for output in self.outputs
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -58,7 +58,14 @@ class Telemetry:
         )
         self.e2e_request_latency_seconds = Histogram(
             "malgil_e2e_request_latency_seconds",
-            "From arrival to the answer, by call and its outcome: answered, or the type of its error.",
+            "From arrival to the answer, by call that generates and its outcome: answered, or the type of its error.",
+            with_outcome,
+            registry=registry,
+            buckets=_SECONDS,
+        )
+        self.e2e_score_latency_seconds = Histogram(
+            "malgil_e2e_score_latency_seconds",
+            "From arrival to the answer, by call that scores and its outcome: answered, or the type of its error.",
             with_outcome,
             registry=registry,
             buckets=_SECONDS,
@@ -73,6 +80,8 @@ class Telemetry:
             ("model_name", "finished_reason"),
             registry=registry,
         )
+        self.scored_targets = Counter("malgil_scored_targets", "Targets scored.", model, registry=registry)
+        self.scored_tokens = Counter("malgil_scored_tokens", "Tokens of scored targets.", model, registry=registry)
         self.request_failure = Counter(
             "malgil_request_failure", "Calls answered with an error.", ("error_type",), registry=registry
         )

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import sentencepiece
+
+
+class Unknown(NamedTuple):
+    """Characters of a text that no token stands for; ``position`` is where they begin, in characters from 0."""
+
+    position: int
+    characters: str
 
 
 class Tokenizer(Protocol):
@@ -21,6 +28,10 @@ class Tokenizer(Protocol):
 
     def pieces(self, ids: Sequence[int]) -> list[str]:
         """The piece of each id."""
+        ...
+
+    def unknown(self, text: str, tokens: int) -> list[Unknown]:
+        """What the unknown tokens among the first ``tokens`` of the text stand for."""
         ...
 
 
@@ -48,3 +59,13 @@ class SentencePieceTokenizer:
         """As in ``Tokenizer``."""
         pieces: list[str] = self._processor.IdToPiece(list(ids))
         return pieces
+
+    def unknown(self, text: str, tokens: int) -> list[Unknown]:
+        """As in ``Tokenizer``."""
+        mapping = self._processor.EncodeAsOffsetMapping(text)
+        ends: dict[int, int] = {}
+        for token, (begin, end) in zip(mapping["ids"][:tokens], mapping["offsets"], strict=False):
+            if token == self._processor.unk_id():
+                # A character that normalization spells in several pieces is given whole to the last of them.
+                ends[begin] = max(ends.get(begin, begin + 1), end)
+        return [Unknown(begin, text[begin:end]) for begin, end in ends.items()]

@@ -12,7 +12,7 @@ from service.backend import Backend, ModelVersion
 from service.engine.labels import LabelsFile
 from service.engine.versions import Versions
 from service.errors import BackendFailed, BackendUnavailable, ModelNotFound
-from service.generation import DetokenizeRequest, GenerationRequest, TokenizeRequest
+from service.generation import DetokenizeRequest, GenerationRequest, ScoreRequest, TokenizeRequest
 from service.settings import Settings
 from service.validation import refit
 
@@ -22,7 +22,7 @@ PATIENCE_POLLS: Final = 3
 """Looks for versions after one that is gone: so long a request waits for another to take its place."""
 
 T = TypeVar("T")
-Request = TypeVar("Request", GenerationRequest, TokenizeRequest, DetokenizeRequest)
+Request = TypeVar("Request", GenerationRequest, ScoreRequest, TokenizeRequest, DetokenizeRequest)
 
 
 class Resolver:

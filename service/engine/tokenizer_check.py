@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from service.backend import Backend, ModelVersion
+from service.batching import AdmittedRow, ScoringRow
 from service.engine.admission import Admission
 from service.engine.tokenizing import tokenize_in_graph
 from service.errors import ServiceError
@@ -32,7 +33,12 @@ class TokenizerCheck:
         self._running: set[asyncio.Task[None]] = set()
         self._told: set[tuple[str, int]] = set()
 
-    def offer(self, served: ModelVersion, texts: Sequence[str], admissions: Sequence[Admission]) -> None:
+    def offer(
+        self,
+        served: ModelVersion,
+        texts: Sequence[str],
+        admissions: Sequence[Admission[AdmittedRow] | Admission[ScoringRow]],
+    ) -> None:
         """Texts that ``served`` answered; those that are drawn are compared in the background.
 
         A text that was cut never is: it may be far longer than anything that the graph is to read.

@@ -50,6 +50,20 @@ _GENERATE_EXAMPLES: Final[Mapping[str, Any]] = {
         "inputs": "Drop it!",
         "parameters": {"max_new_tokens": 16, "details": True},
     },
+    "three samples": {
+        "inputs": "Be nice.",
+        "parameters": {"do_sample": True, "top_p": 0.9, "seed": 7, "num_hypotheses": 3},
+    },
+    "up to the first comma": {"inputs": "Well, I am tired.", "parameters": {"stop": [","]}},
+}
+_SCORE_EXAMPLES: Final[Mapping[str, Any]] = {
+    "one translation": {"inputs": "I am tired.", "targets": "Je suis fatigué."},
+    "two, by token": {
+        "inputs": ["Be nice.", "Be nice."],
+        "targets": ["Sois gentil.", "Soyez gentils."],
+        "parameters": {"details": True},
+    },
+    "with the attention": {"inputs": "Get out!", "targets": "Sortez !", "parameters": {"align": True}},
 }
 
 
@@ -65,7 +79,24 @@ def document() -> dict[str, Any]:
             "milliseconds, `x-total-time`; every error is `{error, error_type}`.",
         },
         "paths": {
-            "/v1/generate": {"post": _generate()},
+            "/v1/generate": {
+                "post": _run(
+                    "generate",
+                    "Generate text from text",
+                    schemas.GenerateResponse,
+                    schemas.GenerateRequest,
+                    _GENERATE_EXAMPLES,
+                )
+            },
+            "/v1/score": {
+                "post": _run(
+                    "score",
+                    "How likely texts are, given others",
+                    schemas.ScoreResponse,
+                    schemas.ScoreRequest,
+                    _SCORE_EXAMPLES,
+                )
+            },
             "/v1/tokenize": {
                 "post": _operation(
                     "tokenize",
@@ -104,14 +135,17 @@ def document() -> dict[str, Any]:
     }
 
 
-def _generate() -> dict[str, Any]:
+def _run(
+    name: str, summary: str, answer: type[BaseModel], body: type[BaseModel], examples: Mapping[str, Any]
+) -> dict[str, Any]:
+    """An operation that runs the model."""
     operation = _operation(
-        "generate",
-        "Generate text from text",
-        schemas.GenerateResponse,
+        name,
+        summary,
+        answer,
         (*_BODY_ERRORS, Overloaded, BackendFailed, DeadlineExceeded),
-        body=schemas.GenerateRequest,
-        examples=_GENERATE_EXAMPLES,
+        body=body,
+        examples=examples,
         parameters=[_TIMEOUT],
     )
     operation["responses"]["200"]["headers"] |= {

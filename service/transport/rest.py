@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import FastAPI, Request
@@ -15,7 +15,7 @@ from service.backend import VersionState
 from service.engine import Engine
 from service.engine.off_loop import off_loop_if_long
 from service.errors import BackendUnavailable, ClientClosed, Draining, ModelNotFound, ServiceError
-from service.generation import Generation
+from service.generation import Generation, Scoring
 from service.settings import Settings
 from service.telemetry import METRICS_CONTENT_TYPE, Telemetry
 from service.transport import openapi, rest_convert
@@ -23,7 +23,7 @@ from service.transport.call import JSON, CallMiddleware, ErrorResponses, json_re
 from service.transport.docs_page import add_docs_page
 from service.transport.json_body import dump_json, parse_json
 from service.transport.shared import milliseconds
-from service.validation import parse_detokenize, parse_generate, parse_timeout_ms, parse_tokenize
+from service.validation import parse_detokenize, parse_generate, parse_score, parse_timeout_ms, parse_tokenize
 
 Result = TypeVar("Result")
 
@@ -38,6 +38,7 @@ def create_app(engine: Engine, settings: Settings, telemetry: Telemetry) -> ASGI
     rest = _Rest(engine, settings, telemetry)
     for method, path, endpoint in (
         ("POST", "/v1/generate", rest.generate),
+        ("POST", "/v1/score", rest.score),
         ("POST", "/v1/tokenize", rest.tokenize),
         ("POST", "/v1/detokenize", rest.detokenize),
         ("GET", "/v1/models", rest.models),
@@ -71,12 +72,16 @@ class _Rest:
         answer = await _while_connected(
             request.receive, self._engine.generate(parsed, request_id=request_id, timeout_s=timeout_s)
         )
-        timings = {
-            "x-queue-time": milliseconds(answer.timings.queue_s),
-            "x-inference-time": milliseconds(answer.timings.inference_s),
-        }
-        body = await off_loop_if_long(answer.size, lambda: _generation_json(answer, request_id))
-        return Response(body, headers=timings, media_type=JSON)
+        return await _run_response(answer, lambda: rest_convert.generation(answer, request_id))
+
+    async def score(self, request: Request) -> Response:
+        timeout_s = parse_timeout_ms(request.headers.get("x-request-timeout-ms"))
+        parsed = parse_score(await self._fields(request), self._engine.resolve, self._settings)
+        request_id: str = request.state.request_id
+        answer = await _while_connected(
+            request.receive, self._engine.score(parsed, request_id=request_id, timeout_s=timeout_s)
+        )
+        return await _run_response(answer, lambda: rest_convert.scoring(answer, request_id))
 
     async def tokenize(self, request: Request) -> Response:
         parsed = parse_tokenize(await self._fields(request), self._engine.resolve, self._settings)
@@ -117,9 +122,18 @@ class _Rest:
         return parse_json(await read_body(request, self._settings.max_body_bytes))
 
 
-def _generation_json(answer: Generation, request_id: str) -> bytes:
-    """``GenerateResponse``, text by text: while the encoder runs, no other thread does."""
-    fields = rest_convert.generation(answer, request_id)
+async def _run_response(answer: Generation | Scoring, convert: Callable[[], dict[str, Any]]) -> Response:
+    """What a run of the model answered, and where its time went."""
+    timings = {
+        "x-queue-time": milliseconds(answer.timings.queue_s),
+        "x-inference-time": milliseconds(answer.timings.inference_s),
+    }
+    body = await off_loop_if_long(answer.size, lambda: _json_by_output(convert()))
+    return Response(body, headers=timings, media_type=JSON)
+
+
+def _json_by_output(fields: dict[str, Any]) -> bytes:
+    """An answer with its ``outputs`` one by one: while the encoder runs, no other thread does."""
     outputs = b",".join(map(dump_json, fields.pop("outputs")))
     return dump_json(fields)[:-1] + b',"outputs":[' + outputs + b"]}"
 

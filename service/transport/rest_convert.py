@@ -9,7 +9,15 @@ from typing import Any
 
 from service.backend import ModelVersion
 from service.engine import LabelStatus, ModelStatus
-from service.generation import Detokenization, Generation, Hypothesis, RowOutput, Tokenization
+from service.generation import (
+    Detokenization,
+    Generation,
+    Hypothesis,
+    RowOutput,
+    ScoredTarget,
+    Scoring,
+    Tokenization,
+)
 
 
 def generation(answer: Generation, request_id: str) -> dict[str, Any]:
@@ -33,7 +41,7 @@ def _output(output: RowOutput) -> dict[str, Any]:
         "perplexity": best.perplexity,
         "hypotheses": [_hypothesis(hypothesis) for hypothesis in output.hypotheses],
         "warnings": output.warnings,
-    }
+    } | ({} if output.seed is None else {"seed": output.seed})
 
 
 def _hypothesis(hypothesis: Hypothesis) -> dict[str, Any]:
@@ -49,6 +57,34 @@ def _hypothesis(hypothesis: Hypothesis) -> dict[str, Any]:
         fields["tokens"] = [
             {"id": token.id, "piece": token.piece, "log_prob": token.log_prob} for token in hypothesis.tokens
         ]
+    return fields
+
+
+def scoring(answer: Scoring, request_id: str) -> dict[str, Any]:
+    """``ScoreResponse``."""
+    return {
+        "id": request_id,
+        "model_name": answer.model,
+        "model_version": answer.version,
+        "outputs": [_scored(output) for output in answer.outputs],
+    }
+
+
+def _scored(output: ScoredTarget) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "score": output.score,
+        "perplexity": output.perplexity,
+        "input_tokens": output.input_tokens,
+        "target_tokens": output.target_tokens,
+        "warnings": output.warnings,
+    }
+    if output.tokens is not None:
+        fields["tokens"] = [
+            {"id": token.id, "piece": token.piece, "log_prob": token.log_prob, "rank": token.rank}
+            for token in output.tokens
+        ]
+    if output.attention is not None:
+        fields |= {"input_pieces": output.input_pieces, "alignment": output.attention}
     return fields
 
 

@@ -18,7 +18,7 @@ from service.transport.proto import malgil_v1_pb2 as messages
 from service.transport.rpc_call import Call, Calls
 from service.transport.rpc_health import Health
 from service.transport.rpc_reflection import Reflection
-from service.validation import parse_detokenize, parse_generate, parse_tokenize
+from service.validation import parse_detokenize, parse_generate, parse_score, parse_tokenize
 
 SERVICE: Final[str] = messages.DESCRIPTOR.services_by_name["GenerationService"].full_name
 
@@ -48,6 +48,7 @@ class RpcServer:
         services = {
             SERVICE: {
                 "Generate": unary(behaviour("generate", rpc.generate)),
+                "Score": unary(behaviour("score", rpc.score)),
                 "Tokenize": unary(behaviour("tokenize", rpc.tokenize)),
                 "Detokenize": unary(behaviour("detokenize", rpc.detokenize)),
                 "ListModels": unary(behaviour("models", rpc.list_models)),
@@ -93,12 +94,16 @@ class _Rpc:
     async def generate(self, data: bytes, call: Call) -> bytes:
         fields = await _fields(data, messages.GenerateRequest)
         parsed = parse_generate(fields, self._engine.resolve, self._settings)
-        timeout_s = call.remaining_s
-        if timeout_s is not None:
-            timeout_s -= min(timeout_s * ANSWER_SHARE, ANSWER_MAX_S)
-        answer = await self._engine.generate(parsed, request_id=call.request_id, timeout_s=timeout_s)
+        answer = await self._engine.generate(parsed, request_id=call.request_id, timeout_s=_timeout_s(call))
         call.timings = answer.timings
         return await off_loop_if_long(answer.size, lambda: rpc_convert.generation(answer, call.request_id))
+
+    async def score(self, data: bytes, call: Call) -> bytes:
+        fields = await _fields(data, messages.ScoreRequest)
+        parsed = parse_score(fields, self._engine.resolve, self._settings)
+        answer = await self._engine.score(parsed, request_id=call.request_id, timeout_s=_timeout_s(call))
+        call.timings = answer.timings
+        return await off_loop_if_long(answer.size, lambda: rpc_convert.scoring(answer, call.request_id))
 
     async def tokenize(self, data: bytes, call: Call) -> bytes:
         fields = await _fields(data, messages.TokenizeRequest)
@@ -120,6 +125,12 @@ class _Rpc:
             if status.name == name:
                 return rpc_convert.model(status)
         raise ModelNotFound("there is no such model: ListModels lists those there are")
+
+
+def _timeout_s(call: Call) -> float | None:
+    """The time that the engine has."""
+    left_s = call.remaining_s
+    return None if left_s is None else left_s - min(left_s * ANSWER_SHARE, ANSWER_MAX_S)
 
 
 async def _fields(data: bytes, kind: type[Message]) -> dict[str, Any]:

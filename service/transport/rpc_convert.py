@@ -14,7 +14,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 
 from service.engine import ModelStatus
 from service.errors import InvalidRequest
-from service.generation import Detokenization, Generation, Tokenization
+from service.generation import Detokenization, Generation, Scoring, Tokenization
 from service.transport import rest_convert
 from service.transport.proto import malgil_v1_pb2 as messages
 
@@ -70,10 +70,23 @@ def _refuse_unknown(message: Message, where: str) -> None:
 
 
 def generation(answer: Generation, request_id: str) -> bytes:
-    """``GenerateResponse``, text by text: while one is made, no other thread runs."""
-    values = rest_convert.generation(answer, request_id)
+    """``GenerateResponse``."""
+    return _by_output(messages.GenerateResponse, rest_convert.generation(answer, request_id))
+
+
+def scoring(answer: Scoring, request_id: str) -> bytes:
+    """``ScoreResponse``."""
+    values = rest_convert.scoring(answer, request_id)
+    for output in values["outputs"]:
+        if "alignment" in output:
+            output["alignment"] = [{"weights": weights} for weights in output["alignment"]]
+    return _by_output(messages.ScoreResponse, values)
+
+
+def _by_output(kind: type[messages.GenerateResponse | messages.ScoreResponse], values: dict[str, Any]) -> bytes:
+    """A message whose ``outputs`` are made one by one: while one is made, no other thread runs."""
     outputs = values.pop("outputs")
-    message = messages.GenerateResponse(**values)
+    message = kind(**values)
     for output in outputs:
         message.outputs.add(**output)
     return _bytes(message)

@@ -5,6 +5,13 @@ integer is a number. Every refusal is an ``InvalidRequest`` that names the field
 no text.
 """
 
-from service.validation.requests import parse_detokenize, parse_generate, parse_timeout_ms, parse_tokenize, refit
+from service.validation.requests import (
+    parse_detokenize,
+    parse_generate,
+    parse_score,
+    parse_timeout_ms,
+    parse_tokenize,
+    refit,
+)
 
-__all__ = ["parse_detokenize", "parse_generate", "parse_timeout_ms", "parse_tokenize", "refit"]
+__all__ = ["parse_detokenize", "parse_generate", "parse_score", "parse_timeout_ms", "parse_tokenize", "refit"]

@@ -42,21 +42,26 @@ def _advice(name: str, known: Collection[str], elsewhere: Mapping[str, Collectio
     return f"did you mean '{close[0]}'?" if close else f"there are {', '.join(known)}"
 
 
-def parse_text(name: str, value: Any, longest: int) -> str:
+def parse_text(name: str, value: Any, longest: int, *, may_be_empty: bool = False) -> str:
     """A text that can be tokenized and sent."""
     if not isinstance(value, str):
         raise InvalidRequest(f"'{name}' must be a string, not {_KINDS.get(type(value), 'that')}")
-    if not value or value.isspace():
+    if not may_be_empty and (not value or value.isspace()):
         raise InvalidRequest(f"'{name}' is empty: send a text with visible characters")
     if len(value) > longest:
         raise InvalidRequest(f"'{name}' has {len(value)} characters: send at most {longest}, or split it")
     if "\0" in value:
         raise InvalidRequest(f"'{name}' has a NUL character at {value.index(chr(0))}: remove it")
+    refuse_lone_surrogate(name, value)
+    return value
+
+
+def refuse_lone_surrogate(name: str, value: str) -> None:
+    """JSON can hold one, UTF-8 cannot."""
     if not value.isascii() and (found := _LONE_SURROGATE.search(value)):
         raise InvalidRequest(
             f"'{name}' has half of a surrogate pair at {found.start()}, which is no character: send both halves or none"
         )
-    return value
 
 
 def is_integer(value: Any) -> TypeGuard[int]:

@@ -9,10 +9,13 @@ from typing import Any, Final
 from model_export.contract import Limits, Manifest
 from service.errors import InvalidRequest
 from service.generation import GenerationOptions
-from service.validation.fields import is_integer, parse_object, parse_text, shown
+from service.validation.fields import is_integer, parse_object, parse_text, refuse_lone_surrogate, shown
 
 _INT32_MAX: Final = 2**31 - 1
 _INT64_MAX: Final = 2**63 - 1
+MOST_STOPS: Final = 4
+LONGEST_STOP: Final = 256
+"""Characters of one of ``stop``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +60,29 @@ class _Boolean:
         return value
 
 
-_OPTIONS: Final[Mapping[str, _Integer | _Number | _Boolean]] = {
+@dataclass(frozen=True, slots=True)
+class _Strings:
+    """At most ``most`` strings of 1 to ``longest`` characters; white space is no less one than any other."""
+
+    most: int
+    longest: int
+
+    def parse(self, name: str, value: Any, limits: Limits) -> tuple[str, ...]:
+        if not isinstance(value, (list, tuple)):
+            raise InvalidRequest(f"'{name}' must be a list of at most {self.most} strings, not {shown(value)}")
+        if len(value) > self.most:
+            raise InvalidRequest(f"'{name}' has {len(value)} strings: send at most {self.most}")
+        for index, each in enumerate(value):
+            if not isinstance(each, str) or not 1 <= len(each) <= self.longest:
+                what = f"one of {len(each)}" if isinstance(each, str) else shown(each)
+                raise InvalidRequest(
+                    f"'{name}[{index}]' must be a string of 1 to {self.longest} characters, not {what}"
+                )
+            refuse_lone_surrogate(f"{name}[{index}]", each)
+        return tuple(value)
+
+
+_OPTIONS: Final[Mapping[str, _Integer | _Number | _Boolean | _Strings]] = {
     "beam_size": _Integer(1, "max_beam_size"),
     "num_hypotheses": _Integer(1, "max_beam_size"),
     "max_new_tokens": _Integer(1, "max_target_tokens"),
@@ -71,16 +96,17 @@ _OPTIONS: Final[Mapping[str, _Integer | _Number | _Boolean]] = {
     "repetition_penalty": _Number(0.0, 100.0, above=True),
     "no_repeat_ngram_size": _Integer(0, 8),
     "disable_unk": _Boolean(),
+    "stop": _Strings(most=MOST_STOPS, longest=LONGEST_STOP),
     "truncate": _Boolean(),
     "details": _Boolean(),
 }
 """Fields of ``GenerationOptions`` but ``prefix``, with their bounds."""
 
-PARAMETERS: Final = (*_OPTIONS, "prefix", "stop")
+PARAMETERS: Final = (*_OPTIONS, "prefix")
 """Names of all options on the wire."""
 
-_OF_THE_GATEWAY: Final = frozenset({"truncate", "details"})
-"""Options that no model has to support."""
+_OF_THE_GATEWAY: Final = frozenset({"stop", "truncate", "details", "seed"})
+"""Options that no model has to support; ``seed`` acts through ``do_sample`` alone, which it must."""
 _NEUTRAL: Final = GenerationOptions()
 
 
@@ -93,8 +119,6 @@ def parse_options(raw: Any, manifest: Manifest, longest_prefix: int) -> Generati
     if raw is None:
         return _NEUTRAL
     given = dict(parse_object(raw, "'parameters'", PARAMETERS))
-    if given.pop("stop", []) != []:
-        raise InvalidRequest("'stop' is not supported: leave it out, or send an empty list")
     values: dict[str, Any] = {}
     if given.pop("prefix", "") != "":
         values["prefix"] = parse_text("prefix", raw["prefix"], longest_prefix)
@@ -122,10 +146,15 @@ def refit_options(options: GenerationOptions, manifest: Manifest) -> GenerationO
 
 
 def _refuse_contradictions(options: GenerationOptions) -> None:
-    if options.num_hypotheses > options.beam_size:
+    if options.do_sample and options.beam_size > 1:
+        raise InvalidRequest(
+            f"'do_sample' is true and 'beam_size' is {options.beam_size}, but sampling and beams exclude each other: "
+            "leave one of them out; 'num_hypotheses' gives several samples"
+        )
+    if options.num_hypotheses > options.beam_size and not options.do_sample:
         raise InvalidRequest(
             f"'num_hypotheses' is {options.num_hypotheses}, more than 'beam_size' {options.beam_size}: "
-            f"set 'beam_size' to at least {options.num_hypotheses}, or ask for fewer"
+            f"set 'beam_size' to at least {options.num_hypotheses}, ask for fewer, or set 'do_sample' to true"
         )
     if options.max_new_tokens is not None and options.min_new_tokens > options.max_new_tokens:
         raise InvalidRequest(

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any, Final, TypeVar
 
+from model_export.contract import Manifest
 from service.backend import ModelVersion
 from service.errors import InvalidRequest
 from service.generation import (
@@ -14,6 +15,7 @@ from service.generation import (
     VERSIONS,
     DetokenizeRequest,
     GenerationRequest,
+    ScoreRequest,
     TokenizeRequest,
     VersionChoice,
 )
@@ -21,11 +23,14 @@ from service.settings import Settings
 from service.validation.fields import is_integer, parse_object, parse_text, shown
 from service.validation.options import PARAMETERS, parse_options, refit_options
 
-Request = TypeVar("Request", GenerationRequest, TokenizeRequest, DetokenizeRequest)
+Request = TypeVar("Request", GenerationRequest, ScoreRequest, TokenizeRequest, DetokenizeRequest)
 Resolve = Callable[[str | None, VersionChoice], ModelVersion]
 """``Engine.resolve``."""
 
 LONGEST_NAME: Final = 256
+SCORE_PARAMETERS: Final = ("truncate", "details", "align")
+"""Names of the parameters of ``POST /v1/score``: flags, all false by default."""
+
 _MILLISECONDS: Final = re.compile("0*([1-9][0-9]{0,9})")
 
 
@@ -41,17 +46,37 @@ def parse_generate(fields: Any, resolve: Resolve, settings: Settings) -> Generat
     )
     if fields.get("stream", False) is not False:
         raise InvalidRequest("'stream' is not supported: leave it out, or send false")
-    inputs = _inputs(fields, settings)
+    inputs = _texts(fields, "inputs", settings)
     served, asked = _resolve(fields, resolve)
     assert served.manifest is not None, "a READY version has a manifest"
     options = parse_options(fields.get("parameters"), served.manifest, settings.max_input_characters)
     return GenerationRequest(served.name, served.version, inputs, options, asked)
 
 
+def parse_score(fields: Any, resolve: Resolve, settings: Settings) -> ScoreRequest:
+    """The body of ``POST /v1/score``; raises as ``parse_generate``."""
+    fields = parse_object(
+        fields, "the body", ("inputs", "targets", "model", "version", "parameters"), {"parameters": SCORE_PARAMETERS}
+    )
+    inputs = _texts(fields, "inputs", settings)
+    targets = _texts(fields, "targets", settings, may_be_empty=True)
+    if len(inputs) != len(targets):
+        raise InvalidRequest(
+            f"'targets' and 'inputs' differ in number, {len(targets)} and {len(inputs)}: send one target for each text"
+        )
+    raw = fields.get("parameters")
+    flags = parse_object({} if raw is None else raw, "'parameters'", SCORE_PARAMETERS)
+    for name, value in flags.items():
+        if not isinstance(value, bool):
+            raise InvalidRequest(f"'{name}' must be true or false, not {shown(value)}")
+    served, asked = _resolve(fields, resolve)
+    return refit(ScoreRequest(served.name, served.version, inputs, targets, **flags, asked=asked), served)
+
+
 def parse_tokenize(fields: Any, resolve: Resolve, settings: Settings) -> TokenizeRequest:
     """The body of ``POST /v1/tokenize``; raises as ``parse_generate``."""
     fields = parse_object(fields, "the body", ("inputs", "model", "version"))
-    inputs = _inputs(fields, settings)
+    inputs = _texts(fields, "inputs", settings)
     served, asked = _resolve(fields, resolve)
     return TokenizeRequest(served.name, served.version, inputs, asked)
 
@@ -83,6 +108,8 @@ def refit(request: Request, served: ModelVersion) -> Request:
     if isinstance(request, GenerationRequest):
         options = refit_options(request.options, served.manifest)
         return replace(request, version=served.version, options=options)
+    if isinstance(request, ScoreRequest):
+        _refuse_unscored(request.align, served, served.manifest)
     if isinstance(request, DetokenizeRequest):
         last_id = served.manifest.tokenizer.vocabulary_size - 1
         if any(sequence and (min(sequence) < 0 or max(sequence) > last_id) for sequence in request.ids):
@@ -117,14 +144,25 @@ def _resolve(fields: Mapping[str, Any], resolve: Resolve) -> tuple[ModelVersion,
     return resolve(model, version), version
 
 
-def _inputs(fields: Mapping[str, Any], settings: Settings) -> tuple[str, ...]:
-    raw = fields.get("inputs")
+def _texts(fields: Mapping[str, Any], name: str, settings: Settings, *, may_be_empty: bool = False) -> tuple[str, ...]:
+    raw = fields.get(name)
+    longest = settings.max_input_characters
     if isinstance(raw, str):
-        return (parse_text("inputs", raw, settings.max_input_characters),)
+        return (parse_text(name, raw, longest, may_be_empty=may_be_empty),)
     if not isinstance(raw, list) or not raw:
-        raise InvalidRequest("'inputs' must be a text, or a list of at least one")
+        raise InvalidRequest(f"'{name}' must be a text, or a list of at least one")
     if len(raw) > settings.max_inputs:
-        raise InvalidRequest(f"'inputs' has {len(raw)} texts: send at most {settings.max_inputs} in one request")
+        raise InvalidRequest(f"'{name}' has {len(raw)} texts: send at most {settings.max_inputs} in one request")
     return tuple(
-        parse_text(f"inputs[{index}]", value, settings.max_input_characters) for index, value in enumerate(raw)
+        parse_text(f"{name}[{index}]", value, longest, may_be_empty=may_be_empty) for index, value in enumerate(raw)
     )
+
+
+def _refuse_unscored(align: bool, served: ModelVersion, manifest: Manifest) -> None:
+    """Refuse what its signatures cannot do."""
+    which = f"version {served.version} of model '{served.name}'"
+    if "score_ids" not in manifest.signatures:
+        raise InvalidRequest(f"{which} was exported before there was scoring: ask another, or export it anew")
+    if align and "align" not in manifest.signatures:
+        why = "has no attention" if "tokenize" in manifest.signatures else "was exported for token ids alone"
+        raise InvalidRequest(f"'align' is not supported by {which}, which {why}: leave it out")

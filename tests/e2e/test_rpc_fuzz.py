@@ -18,6 +18,7 @@ CHANNELS, AT_ONCE = 4, 64
 
 KINDS = {
     f"/{SERVICE}/Generate": messages.GenerateRequest,
+    f"/{SERVICE}/Score": messages.ScoreRequest,
     f"/{SERVICE}/Tokenize": messages.TokenizeRequest,
     f"/{SERVICE}/Detokenize": messages.DetokenizeRequest,
     f"/{SERVICE}/ListModels": messages.ListModelsRequest,
@@ -27,7 +28,7 @@ KINDS = {
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": reflection_pb2.ServerReflectionRequest,
 }
 """What each method takes."""
-WEIGHTS = [8, 3, 3, 1, 1, 1, 1, 1]
+WEIGHTS = [8, 5, 3, 3, 1, 1, 1, 1, 1]
 
 TEXTS = ["", " ", "a", "echo", "stable", "the word says no", "말길", "a\0b", "x" * 300, "é" * 1000, "\ufdfa" * 50, "🙂"]
 NUMBERS = [-(2**31), -1, 0, 1, 2, 3, 5, 8, 9, 100, 512, 513, 2**31 - 1]

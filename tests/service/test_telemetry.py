@@ -34,6 +34,9 @@ def test_metrics_have_the_fields_names() -> None:
             "prompt_tokens",
             "generation_tokens",
             "request_success",
+            "e2e_score_latency_seconds",
+            "scored_targets",
+            "scored_tokens",
             "batch_size",
             "batch_padding_ratio",
         )

@@ -6,7 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from service.backends.scripted import tiny_tokenizer
-from service.tokenization import SentencePieceTokenizer
+from service.tokenization import SentencePieceTokenizer, Unknown
+from tests.support.plain_tokenizer import UNK, plain_tokenizer
 
 TEXTS = ["the word is echo", "말길이 좋다", "🦜 ok", "a", "no one said so"]
 
@@ -39,6 +40,22 @@ def test_pieces_spell_the_ids(tokenizer: SentencePieceTokenizer) -> None:
     (ids,) = tokenizer.encode(["the word"])
     assert "".join(tokenizer.pieces(ids)) == "▁the▁word"
     assert tokenizer.pieces([3]) == ["</s>"]
+
+
+def test_unknown_characters_are_found_where_they_stand() -> None:
+    plain = SentencePieceTokenizer(plain_tokenizer())
+    text = "the 🦜 wordé ﷺ"
+    (ids,) = plain.encode([text])
+    assert plain.unknown(text, len(ids)) == [Unknown(4, "🦜"), Unknown(10, "é"), Unknown(12, "ﷺ")]
+    first = ids.index(UNK) + 1
+    assert plain.unknown(text, first) == [Unknown(4, "🦜")]
+    assert plain.unknown(text, first - 1) == []
+    decomposed = unicodedata.normalize("NFD", "no é")
+    assert plain.unknown(decomposed, 9) == [Unknown(3, decomposed[3:])]
+
+
+def test_what_is_spelled_in_bytes_is_known(tokenizer: SentencePieceTokenizer) -> None:
+    assert tokenizer.unknown("the 🦜", 9) == []
 
 
 def test_threads_may_share_it(tokenizer: SentencePieceTokenizer) -> None:

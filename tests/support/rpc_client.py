@@ -20,6 +20,7 @@ from service.transport.rpc import SERVICE, RpcServer
 
 RESPONSES = {
     "Generate": messages.GenerateResponse,
+    "Score": messages.ScoreResponse,
     "Tokenize": messages.TokenizeResponse,
     "Detokenize": messages.DetokenizeResponse,
     "ListModels": messages.ListModelsResponse,

@@ -72,7 +72,7 @@ class GenerateResponse(_message.Message):
     def __init__(self, id: _Optional[str] = ..., model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., outputs: _Optional[_Iterable[_Union[Output, _Mapping]]] = ...) -> None: ...
 
 class Output(_message.Message):
-    __slots__ = ("generated_text", "finish_reason", "input_tokens", "generated_tokens", "score", "perplexity", "hypotheses", "warnings")
+    __slots__ = ("generated_text", "finish_reason", "input_tokens", "generated_tokens", "score", "perplexity", "hypotheses", "warnings", "seed")
     GENERATED_TEXT_FIELD_NUMBER: _ClassVar[int]
     FINISH_REASON_FIELD_NUMBER: _ClassVar[int]
     INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
@@ -81,6 +81,7 @@ class Output(_message.Message):
     PERPLEXITY_FIELD_NUMBER: _ClassVar[int]
     HYPOTHESES_FIELD_NUMBER: _ClassVar[int]
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    SEED_FIELD_NUMBER: _ClassVar[int]
     generated_text: str
     finish_reason: str
     input_tokens: int
@@ -89,7 +90,8 @@ class Output(_message.Message):
     perplexity: float
     hypotheses: _containers.RepeatedCompositeFieldContainer[Hypothesis]
     warnings: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, generated_text: _Optional[str] = ..., finish_reason: _Optional[str] = ..., input_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., score: _Optional[float] = ..., perplexity: _Optional[float] = ..., hypotheses: _Optional[_Iterable[_Union[Hypothesis, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+    seed: int
+    def __init__(self, generated_text: _Optional[str] = ..., finish_reason: _Optional[str] = ..., input_tokens: _Optional[int] = ..., generated_tokens: _Optional[int] = ..., score: _Optional[float] = ..., perplexity: _Optional[float] = ..., hypotheses: _Optional[_Iterable[_Union[Hypothesis, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ..., seed: _Optional[int] = ...) -> None: ...
 
 class Hypothesis(_message.Message):
     __slots__ = ("text", "finish_reason", "generated_tokens", "score", "normalized_score", "perplexity", "tokens")
@@ -118,6 +120,82 @@ class Token(_message.Message):
     piece: str
     log_prob: float
     def __init__(self, id: _Optional[int] = ..., piece: _Optional[str] = ..., log_prob: _Optional[float] = ...) -> None: ...
+
+class ScoreRequest(_message.Message):
+    __slots__ = ("inputs", "targets", "model", "version", "label", "parameters")
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    TARGETS_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    LABEL_FIELD_NUMBER: _ClassVar[int]
+    PARAMETERS_FIELD_NUMBER: _ClassVar[int]
+    inputs: _containers.RepeatedScalarFieldContainer[str]
+    targets: _containers.RepeatedScalarFieldContainer[str]
+    model: str
+    version: int
+    label: str
+    parameters: ScoreParameters
+    def __init__(self, inputs: _Optional[_Iterable[str]] = ..., targets: _Optional[_Iterable[str]] = ..., model: _Optional[str] = ..., version: _Optional[int] = ..., label: _Optional[str] = ..., parameters: _Optional[_Union[ScoreParameters, _Mapping]] = ...) -> None: ...
+
+class ScoreParameters(_message.Message):
+    __slots__ = ("truncate", "details", "align")
+    TRUNCATE_FIELD_NUMBER: _ClassVar[int]
+    DETAILS_FIELD_NUMBER: _ClassVar[int]
+    ALIGN_FIELD_NUMBER: _ClassVar[int]
+    truncate: bool
+    details: bool
+    align: bool
+    def __init__(self, truncate: _Optional[bool] = ..., details: _Optional[bool] = ..., align: _Optional[bool] = ...) -> None: ...
+
+class ScoreResponse(_message.Message):
+    __slots__ = ("id", "model_name", "model_version", "outputs")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
+    MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    model_name: str
+    model_version: int
+    outputs: _containers.RepeatedCompositeFieldContainer[ScoredTarget]
+    def __init__(self, id: _Optional[str] = ..., model_name: _Optional[str] = ..., model_version: _Optional[int] = ..., outputs: _Optional[_Iterable[_Union[ScoredTarget, _Mapping]]] = ...) -> None: ...
+
+class ScoredTarget(_message.Message):
+    __slots__ = ("score", "perplexity", "input_tokens", "target_tokens", "tokens", "input_pieces", "alignment", "warnings")
+    SCORE_FIELD_NUMBER: _ClassVar[int]
+    PERPLEXITY_FIELD_NUMBER: _ClassVar[int]
+    INPUT_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TARGET_TOKENS_FIELD_NUMBER: _ClassVar[int]
+    TOKENS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_PIECES_FIELD_NUMBER: _ClassVar[int]
+    ALIGNMENT_FIELD_NUMBER: _ClassVar[int]
+    WARNINGS_FIELD_NUMBER: _ClassVar[int]
+    score: float
+    perplexity: float
+    input_tokens: int
+    target_tokens: int
+    tokens: _containers.RepeatedCompositeFieldContainer[TargetToken]
+    input_pieces: _containers.RepeatedScalarFieldContainer[str]
+    alignment: _containers.RepeatedCompositeFieldContainer[Attention]
+    warnings: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, score: _Optional[float] = ..., perplexity: _Optional[float] = ..., input_tokens: _Optional[int] = ..., target_tokens: _Optional[int] = ..., tokens: _Optional[_Iterable[_Union[TargetToken, _Mapping]]] = ..., input_pieces: _Optional[_Iterable[str]] = ..., alignment: _Optional[_Iterable[_Union[Attention, _Mapping]]] = ..., warnings: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class TargetToken(_message.Message):
+    __slots__ = ("id", "piece", "log_prob", "rank")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    PIECE_FIELD_NUMBER: _ClassVar[int]
+    LOG_PROB_FIELD_NUMBER: _ClassVar[int]
+    RANK_FIELD_NUMBER: _ClassVar[int]
+    id: int
+    piece: str
+    log_prob: float
+    rank: int
+    def __init__(self, id: _Optional[int] = ..., piece: _Optional[str] = ..., log_prob: _Optional[float] = ..., rank: _Optional[int] = ...) -> None: ...
+
+class Attention(_message.Message):
+    __slots__ = ("weights",)
+    WEIGHTS_FIELD_NUMBER: _ClassVar[int]
+    weights: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, weights: _Optional[_Iterable[float]] = ...) -> None: ...
 
 class TokenizeRequest(_message.Message):
     __slots__ = ("inputs", "model", "version", "label")

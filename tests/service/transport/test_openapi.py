@@ -13,14 +13,17 @@ from pydantic import BaseModel
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from service.backends.scripted import ScriptedBackend
+from service.backends.scripted import ScriptedBackend, scripted_manifest
 from service.engine import Engine
-from service.generation import GenerationOptions
+from service.errors import InvalidRequest
+from service.generation import GenerationOptions, ScoreRequest
 from service.settings import Settings
 from service.telemetry import Telemetry
 from service.transport import schemas
 from service.transport.openapi import PATH, document
 from service.transport.rest import create_app
+from service.validation.options import LONGEST_STOP, MOST_STOPS, parse_options
+from service.validation.requests import SCORE_PARAMETERS
 from tests.support.rest_client import rest_server
 
 EXAMPLES = int(os.environ.get("MALGIL_TEST_OPENAPI_EXAMPLES", "30"))
@@ -76,7 +79,7 @@ def test_the_examples_of_the_documentation_run():
 
     ran: list[str] = []
     asyncio.run(scenario())
-    assert set(ran) == {"/v1/generate", "/v1/tokenize", "/v1/detokenize"}
+    assert set(ran) == {"/v1/generate", "/v1/score", "/v1/tokenize", "/v1/detokenize"}
 
 
 def test_the_documentation_page_works_without_a_network():
@@ -95,7 +98,24 @@ def test_the_documentation_page_works_without_a_network():
 
 
 def test_every_decoding_option_is_described():
-    assert set(schemas.GenerateParameters.model_fields) == {*GenerationOptions.__dataclass_fields__, "stop"}
+    assert set(schemas.GenerateParameters.model_fields) == set(GenerationOptions.__dataclass_fields__)
+    assert set(schemas.ScoreParameters.model_fields) == set(SCORE_PARAMETERS) < set(ScoreRequest.__dataclass_fields__)
+
+
+def test_what_is_described_has_the_bounds_of_what_is_judged():
+    described = document()["components"]["schemas"]["GenerateParameters"]["properties"]
+    manifest = scripted_manifest("echo")
+    for name, schema in described.items():
+        edges = [schema[key] for key in ("minimum", "maximum") if key in schema]
+        beyond = [schema[key] + step for key, step in (("minimum", -1), ("maximum", 1)) if key in schema]
+        beyond += [schema["exclusiveMinimum"]] if "exclusiveMinimum" in schema else []
+        for value in edges:
+            parse_options({name: value}, manifest, 10)
+        for value in beyond:
+            with pytest.raises(InvalidRequest, match=f"'{name}' must be"):
+                parse_options({name: value}, manifest, 10)
+        assert edges or beyond or schema["type"] in ("boolean", "string", "array"), name
+    assert (described["stop"]["maxItems"], described["stop"]["items"]["maxLength"]) == (MOST_STOPS, LONGEST_STOP)
 
 
 def test_nothing_that_travels_may_have_unknown_fields():

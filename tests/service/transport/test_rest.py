@@ -78,6 +78,55 @@ def test_hypotheses_come_best_first_with_their_tokens():
         assert sum(token["log_prob"] for token in hypothesis["tokens"]) == pytest.approx(hypothesis["score"])
 
 
+def test_samples_have_the_seed_by_which_they_come_again():
+    body = {"inputs": ["the word says no 말길 좋다"] * 2, "parameters": {"do_sample": True, "num_hypotheses": 3}}
+
+    async def scenario():
+        async with rest_server() as server:
+            answer = (await server.client.post("/v1/generate", json=body)).json()
+            schemas.GenerateResponse.model_validate(answer)
+            first, second = answer["outputs"]
+            alone = {"inputs": body["inputs"][1], "parameters": {**body["parameters"], "seed": second["seed"]}}
+            again = (await server.client.post("/v1/generate", json=alone)).json()
+            return first, second, again["outputs"]
+
+    first, second, again = asyncio.run(scenario())
+    assert len(first["hypotheses"]) == 3
+    assert second["seed"] == first["seed"] + 1 < 2**53
+    assert again == [second]
+
+
+def test_what_is_not_sampled_has_no_seed():
+    assert "seed" not in generate({"inputs": "the word", "parameters": {"seed": 7}}).json()["outputs"][0]
+
+
+def test_a_text_ends_before_a_stop_string():
+    answer = generate({"inputs": "the word 좋다", "parameters": {"stop": ["no", "좋"], "details": True}}).json()
+    schemas.GenerateResponse.model_validate(answer)
+    (output,) = answer["outputs"]
+    assert (output["generated_text"], output["finish_reason"]) == ("the word ", "stop_sequence")
+    (hypothesis,) = output["hypotheses"]
+    assert [token["piece"] for token in hypothesis["tokens"]] == ["▁the", "▁word", "▁", "좋"]
+    assert output["generated_tokens"] == 4
+    assert output["score"] == sum(token["log_prob"] for token in hypothesis["tokens"])
+
+
+def test_answers_warn_of_what_they_do_not_show():
+    parameters = {"max_new_tokens": 1, "truncate": True, "top_k": 3, "temperature": 0.5}
+    (output,) = generate({"inputs": "the " * 600, "parameters": parameters}).json()["outputs"]
+    assert output["warnings"] == [
+        "input truncated by 89 tokens",
+        "'temperature', 'top_k' changed nothing, because 'do_sample' is false",
+        "output cut by 'max_new_tokens', 1",
+    ]
+
+
+def test_sampling_with_beams_is_a_contradiction():
+    response = generate({"inputs": "a", "parameters": {"do_sample": True, "beam_size": 2}})
+    assert error_of(response) == (422, "validation")
+    assert "sampling and beams exclude each other" in response.json()["error"]
+
+
 def test_answers_are_utf8_and_not_escaped():
     assert "말길" in generate({"inputs": "말길"}).content.decode()
 
@@ -141,7 +190,7 @@ def test_a_large_answer_is_made_in_another_thread_and_written_text_by_text(monke
 
         return wrapper
 
-    monkeypatch.setattr("service.engine.engine.assemble", watched(assemble))
+    monkeypatch.setattr("service.engine.runs.assemble", watched(assemble))
     monkeypatch.setattr("service.transport.rest.dump_json", watched(dump_json))
     texts = [f"the word {number} said so" for number in range(inputs)]
     parameters = {"beam_size": 4, "num_hypotheses": 4, "details": True}

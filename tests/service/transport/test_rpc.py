@@ -19,6 +19,7 @@ from tests.support.rpc_client import RESPONSES, rpc_server
 
 UNARY = {
     "Generate": messages.GenerateRequest(inputs=["the word"]),
+    "Score": messages.ScoreRequest(inputs=["the word"], targets=["no"]),
     "Tokenize": messages.TokenizeRequest(inputs=["the word"]),
     "Detokenize": messages.DetokenizeRequest(ids=[{"ids": [5, 6]}]),
     "ListModels": messages.ListModelsRequest(),
@@ -55,6 +56,8 @@ def test_every_method_of_the_service_answers():
     assert output.generated_text == "the word"
     assert output.finish_reason == "eos_token"
     assert (answers["Generate"].model_name, answers["Generate"].model_version) == ("echo", 1)
+    (target,) = answers["Score"].outputs
+    assert target.score < 0 < target.target_tokens
     (tokens,) = answers["Tokenize"].outputs
     assert len(tokens.ids) == len(tokens.pieces) > 0
     assert len(answers["Detokenize"].texts) == 1
@@ -77,6 +80,41 @@ def test_texts_are_answered_in_their_order_with_what_was_asked():
     for hypothesis in second.hypotheses:
         assert len(hypothesis.tokens) == hypothesis.generated_tokens <= 3
     assert len(second.hypotheses) == 3
+
+
+def test_samples_come_again_by_the_seed_that_is_told():
+    text = "the word says no 말길 좋다 who said so"
+
+    async def scenario():
+        async with rpc_server() as server:
+            drawn = await server.call(
+                "Generate", messages.GenerateRequest(inputs=[text] * 2, parameters={"do_sample": True})
+            )
+            again = [
+                await server.call(
+                    "Generate",
+                    messages.GenerateRequest(inputs=[text], parameters={"do_sample": True, "seed": output.seed}),
+                )
+                for output in drawn.outputs
+            ]
+            greedy = await server.call("Generate", messages.GenerateRequest(inputs=[text]))
+            return drawn.outputs, [answer.outputs[0] for answer in again], greedy.outputs[0]
+
+    drawn, again, greedy = asyncio.run(scenario())
+    assert list(drawn) == again
+    assert drawn[1].seed == drawn[0].seed + 1
+    assert not greedy.HasField("seed")
+
+
+def test_a_target_is_scored_by_token_and_aligned():
+    request = messages.ScoreRequest(
+        inputs=["the word"], targets=["word the"], parameters={"details": True, "align": True}
+    )
+    (target,) = ask("Score", request).outputs
+    assert [token.rank for token in target.tokens] == [1, 1, 0]
+    assert target.score == sum(token.log_prob for token in target.tokens)
+    assert list(target.input_pieces) == ["▁the", "▁word", "</s>"]
+    assert [list(attention.weights) for attention in target.alignment] == [[0, 1, 0], [1, 0, 0], [0, 0, 1]]
 
 
 def test_tokens_make_the_text_again():
@@ -123,10 +161,11 @@ def test_a_large_message_is_read_and_written_in_another_thread(monkeypatch):
 # --- metadata and errors ----------------------------------------------------------------------------------------------
 
 
-def test_the_id_and_the_times_are_told():
+@pytest.mark.parametrize("method", ["Generate", "Score"])
+def test_the_id_and_the_times_are_told(method):
     async def scenario():
         async with rpc_server(ScriptedBackend(delay_s=0.05)) as server:
-            call = server.call("Generate", UNARY["Generate"], metadata=(("x-request-id", "mine-1"),))
+            call = server.call(method, UNARY[method], metadata=(("x-request-id", "mine-1"),))
             answer = await call
             return answer, dict(await call.trailing_metadata())
 
@@ -170,6 +209,17 @@ def test_for_an_unsafe_id_a_new_one_is_made(given):
             "INVALID_ARGUMENT",
             "'length_penalty'",
         ),
+        (
+            "Generate",
+            messages.GenerateRequest(inputs=["a"], parameters={"stop": [""]}),
+            "INVALID_ARGUMENT",
+            "'stop[0]'",
+        ),
+        ("Score", b"", "INVALID_ARGUMENT", "'inputs' must be a text"),
+        ("Score", messages.ScoreRequest(inputs=["a"]), "INVALID_ARGUMENT", "'targets' must be a text"),
+        ("Score", messages.ScoreRequest(inputs=["a"], targets=["b", "c"]), "INVALID_ARGUMENT", "one target for each"),
+        ("Score", messages.ScoreRequest(inputs=["a"], targets=["b"], version=7), "NOT_FOUND", "no version 7"),
+        ("Score", b"\x38\x01", "INVALID_ARGUMENT", "no field 7: there are inputs = 1, targets = 2"),
         ("Tokenize", b"\x08\x01", "INVALID_ARGUMENT", "a field 1 of another type"),
         ("Tokenize", b"\x48\x01", "INVALID_ARGUMENT", "no field 9: there are inputs = 1"),
         ("Detokenize", messages.DetokenizeRequest(ids=[{"ids": [-1]}]), "INVALID_ARGUMENT", "from 0 to"),
@@ -250,10 +300,11 @@ def test_another_method_is_unimplemented():
 # --- deadlines and hang-ups -------------------------------------------------------------------------------------------
 
 
-def test_a_passed_deadline_is_answered_by_the_server_itself(monkeypatch):
+@pytest.mark.parametrize("method", ["Generate", "Score"])
+def test_a_passed_deadline_is_answered_by_the_server_itself(monkeypatch, method):
     monkeypatch.setattr("service.transport.rpc.ANSWER_SHARE", 0.5)  # a busy machine may need it
     monkeypatch.setattr("service.transport.rpc.ANSWER_MAX_S", 1.0)
-    error = ask("Generate", UNARY["Generate"], ScriptedBackend(delay_s=10), timeout=2.0)
+    error = ask(method, UNARY[method], ScriptedBackend(delay_s=10), timeout=2.0)
     assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
     assert dict(error.trailing_metadata())["error-type"] == "timeout"
 

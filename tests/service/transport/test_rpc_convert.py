@@ -15,6 +15,7 @@ from service.transport import schemas
 from service.transport.proto import malgil_v1_pb2 as messages
 from service.transport.rpc_convert import fields, model
 from service.validation.options import PARAMETERS
+from service.validation.requests import SCORE_PARAMETERS
 from tests.support.rest_client import rest_server
 from tests.support.rpc_client import rpc_server
 
@@ -31,6 +32,10 @@ def names(kind):
         (messages.Output, schemas.Output),
         (messages.Hypothesis, schemas.Hypothesis),
         (messages.Token, schemas.Token),
+        (messages.ScoreParameters, schemas.ScoreParameters),
+        (messages.ScoreResponse, schemas.ScoreResponse),
+        (messages.ScoredTarget, schemas.ScoredTarget),
+        (messages.TargetToken, schemas.TargetToken),
         (messages.TokenizeResponse, schemas.TokenizeResponse),
         (messages.Tokens, schemas.Tokens),
         (messages.DetokenizeResponse, schemas.DetokenizeResponse),
@@ -51,6 +56,7 @@ def test_names_are_those_of_rest(kind, same):
     ("kind", "same"),
     [
         (messages.GenerateRequest, schemas.GenerateRequest),
+        (messages.ScoreRequest, schemas.ScoreRequest),
         (messages.TokenizeRequest, schemas.TokenizeRequest),
         (messages.DetokenizeRequest, schemas.DetokenizeRequest),
     ],
@@ -90,13 +96,19 @@ def test_fields_are_what_is_set():
 
 
 def test_every_parameter_can_be_set():
-    assert names(messages.Parameters) == set(PARAMETERS)
-    for field in messages.Parameters.DESCRIPTOR.fields:
-        assert field.is_repeated or field.has_presence, field.name
+    for kind, parameters in ((messages.Parameters, PARAMETERS), (messages.ScoreParameters, SCORE_PARAMETERS)):
+        assert names(kind) == set(parameters)
+        for field in kind.DESCRIPTOR.fields:
+            assert field.is_repeated or field.has_presence, field.name
 
 
 def test_a_label_is_a_version():
-    for kind in (messages.GenerateRequest, messages.TokenizeRequest, messages.DetokenizeRequest):
+    for kind in (
+        messages.GenerateRequest,
+        messages.ScoreRequest,
+        messages.TokenizeRequest,
+        messages.DetokenizeRequest,
+    ):
         assert fields(kind(label="stable").SerializeToString(), kind) == {"version": "stable"}
 
 
@@ -137,6 +149,37 @@ def test_what_is_no_such_message_is_refused(kind, data, says):
                 "parameters": {"beam_size": 3, "num_hypotheses": 2, "details": True, "truncate": True},
             },
         ),
+        (
+            "Generate",
+            "/v1/generate",
+            {
+                "model": "b",
+                "inputs": ["the word says no"] * 2,
+                "parameters": {
+                    "do_sample": True,
+                    "num_hypotheses": 3,
+                    "seed": 2**63 - 1,
+                    "temperature": 0.7,
+                    "top_k": 50,
+                    "top_p": 0.9,
+                    "repetition_penalty": 1.2,
+                    "no_repeat_ngram_size": 2,
+                    "disable_unk": True,
+                    "stop": ["no", "。"],
+                    "details": True,
+                },
+            },
+        ),
+        (
+            "Score",
+            "/v1/score",
+            {
+                "model": "b",
+                "inputs": ["the word", "말길"],
+                "targets": ["no", ""],
+                "parameters": {"details": True, "align": True, "truncate": True},
+            },
+        ),
         ("Tokenize", "/v1/tokenize", {"model": "b", "inputs": ["the word", "é"]}),
         ("Detokenize", "/v1/detokenize", {"model": "b", "ids": [[260, 261], [262]]}),
         ("ListModels", "/v1/models", {}),
@@ -167,6 +210,9 @@ def test_answers_are_those_of_rest(tmp_path, method, path, values):
 
     expected, answer = asyncio.run(over_rest()).json(), asyncio.run(over_grpc())
     assert answer.ByteSize() > 0
+    for output in expected.get("outputs", ()):
+        if "alignment" in output:
+            output["alignment"] = [{"weights": weights} for weights in output["alignment"]]
     assert json_format.ParseDict(expected, type(answer)()) == answer
 
 

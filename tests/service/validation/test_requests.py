@@ -18,11 +18,19 @@ from service.generation import (
     DetokenizeRequest,
     GenerationOptions,
     GenerationRequest,
+    ScoreRequest,
     TokenizeRequest,
     VersionChoice,
 )
 from service.settings import Settings
-from service.validation import parse_detokenize, parse_generate, parse_timeout_ms, parse_tokenize, refit
+from service.validation import (
+    parse_detokenize,
+    parse_generate,
+    parse_score,
+    parse_timeout_ms,
+    parse_tokenize,
+    refit,
+)
 
 SETTINGS = Settings(max_inputs=3, max_input_characters=20)
 LIMITS = Limits(max_source_tokens=16, max_target_tokens=32, max_beam_size=4, default_max_new_tokens=8)
@@ -68,11 +76,15 @@ def test_a_version_is_a_number_a_label_or_left_out(version: VersionChoice) -> No
         resolved.append((model, version))
         return SERVED
 
-    for parse_body in (parse_generate, parse_tokenize, parse_detokenize):
-        field = "ids" if parse_body is parse_detokenize else "inputs"
-        request = parse_body({field: [5] if field == "ids" else "a", "version": version}, resolve, SETTINGS)
+    for parse_body, body in (
+        (parse_generate, {"inputs": "a"}),
+        (parse_score, {"inputs": "a", "targets": "b"}),
+        (parse_tokenize, {"inputs": "a"}),
+        (parse_detokenize, {"ids": [5]}),
+    ):
+        request = parse_body({**body, "version": version}, resolve, SETTINGS)
         assert (request.version, request.asked) == (3, version)
-    assert resolved == [(None, version)] * 3
+    assert resolved == [(None, version)] * 4
 
 
 def test_a_request_fits_another_version_or_is_refused_as_if_sent_to_it() -> None:
@@ -160,21 +172,88 @@ def test_refusals_quote_no_text() -> None:
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(), lambda each: st.lists(each, max_size=3)
 )
-NAMES = st.sampled_from(["inputs", "model", "version", "parameters", "stream", "ids"]) | st.text(max_size=5)
-PARAMETER_NAMES = st.sampled_from([field.name for field in fields(GenerationOptions)] + ["stop"])
+NAMES = st.sampled_from(["inputs", "model", "version", "parameters", "stream", "ids", "targets"]) | st.text(max_size=5)
+PARAMETER_NAMES = st.sampled_from([field.name for field in fields(GenerationOptions)] + ["align"])
 
 
 @given(
     st.dictionaries(NAMES, JSON | st.dictionaries(PARAMETER_NAMES, JSON, max_size=4), max_size=4),
 )
 def test_any_body_is_a_request_or_refused(body: dict[str, Any]) -> None:
-    for parse_body in (parse_generate, parse_tokenize, parse_detokenize):
+    for parse_body in (parse_generate, parse_score, parse_tokenize, parse_detokenize):
         try:
             request = parse_body(body, resolve, SETTINGS)
         except ServiceError as error:
             json.dumps(error.message, ensure_ascii=False).encode()
         else:
             assert request.model == "echo"
+
+
+def score(body: Any, served: ModelVersion = SERVED) -> ScoreRequest:
+    return parse_score(body, lambda model, version: served, SETTINGS)
+
+
+def test_targets_are_as_many_as_texts() -> None:
+    expected = ScoreRequest("echo", 3, ("a",), ("b",))
+    for body in ({"inputs": "a", "targets": "b"}, {"inputs": ["a"], "targets": "b"}, {"inputs": "a", "targets": ["b"]}):
+        assert score(body) == expected
+    assert score({"inputs": "a", "targets": "b", "parameters": None}) == expected
+    flags = {"truncate": True, "details": False, "align": True}
+    body = {"inputs": ["a", "b"], "targets": ["", " \n"], "version": "stable", "parameters": flags}
+    assert score(body) == ScoreRequest("echo", 3, ("a", "b"), ("", " \n"), True, False, True, "stable")
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"inputs": "a"}, "'targets' must be a text, or a list of at least one"),
+        ({"targets": "a"}, "'inputs' must be a text"),
+        ({"inputs": "a", "targets": []}, "'targets' must be a text"),
+        ({"inputs": "a", "targets": None}, "'targets' must be a text"),
+        ({"inputs": "a", "targets": ["a", "b"]}, "'targets' and 'inputs' differ in number, 2 and 1: send one target"),
+        ({"inputs": ["a", "b"], "targets": "a"}, "'targets' and 'inputs' differ in number, 1 and 2"),
+        ({"inputs": "a", "targets": ["b"] * 4}, "'targets' has 4 texts: send at most 3"),
+        ({"inputs": "a", "targets": "b" * 21}, "'targets' has 21 characters: send at most 20"),
+        ({"inputs": "a", "targets": ["b\0"]}, r"'targets\[0\]' has a NUL character"),
+        ({"inputs": "a", "targets": [5]}, r"'targets\[0\]' must be a string"),
+        ({"inputs": "", "targets": ""}, "'inputs' is empty"),
+        ({"inputs": "a", "targets": "b", "align": True}, "'align': it belongs into 'parameters'"),
+        ({"inputs": "a", "targets": "b", "stream": False}, "the body has no field 'stream'"),
+        ({"inputs": "a", "targets": "b", "parameters": []}, "'parameters' must be an object"),
+        ({"inputs": "a", "targets": "b", "parameters": 0}, "'parameters' must be an object"),
+        ({"inputs": "a", "targets": "b", "parameters": {"align": 1}}, "'align' must be true or false, not 1"),
+        ({"inputs": "a", "targets": "b", "parameters": {"beam_size": 1}}, "'parameters' has no field 'beam_size'"),
+    ],
+)
+def test_what_is_wrong_in_a_request_to_score_is_refused(body: Any, message: str) -> None:
+    with pytest.raises(InvalidRequest, match=message):
+        score(body)
+
+
+def without(*signatures: str) -> ModelVersion:
+    """Version 4, which lacks these."""
+    left = {name: each for name, each in SERVED.manifest.signatures.items() if name not in signatures}
+    return replace(SERVED, version=4, manifest=replace(SERVED.manifest, signatures=left))
+
+
+def test_what_a_model_has_no_signature_for_is_refused() -> None:
+    pair = {"inputs": "a", "targets": "b"}
+    align = {**pair, "parameters": {"align": True}}
+    old, plain, ids_only = without("score", "score_ids", "align"), without("align"), without("align", "tokenize")
+    with pytest.raises(InvalidRequest, match="version 4 of model 'echo' was exported before there was scoring"):
+        score(pair, old)
+    with pytest.raises(
+        InvalidRequest, match=r"'align' is not supported by version 4 .* has no attention: leave it out"
+    ):
+        score(align, plain)
+    with pytest.raises(InvalidRequest, match=r"'align' is not supported by version 4 .* exported for token ids alone"):
+        score(align, ids_only)
+    assert score(pair, ids_only).version == 4
+    with pytest.raises(InvalidRequest, match="exported before there was scoring"):
+        refit(score(pair), old)
+    with pytest.raises(InvalidRequest, match="'align' is not supported"):
+        refit(score(align), plain)
+    assert refit(score(pair), plain) == replace(score(pair), version=4)
 
 
 def test_tokenize_takes_texts() -> None:
