@@ -65,7 +65,7 @@ def _warm_up_inputs(case: GoldenCase, rows: int) -> dict[str, NDArray[Any]]:
 
 
 async def replay(manifest: Manifest, tokenizer_model: bytes, predict: Predict) -> list[str]:
-    """Ask every golden question again, by ids and by text, and with the gateway's own tokenizer.
+    """Ask every golden question again, by ids and by text, and with the gateway's own tokenizer; score the answers.
 
     Returns:
         What differs, a sentence each; empty when the artifact keeps its word.
@@ -92,6 +92,12 @@ async def replay(manifest: Manifest, tokenizer_model: bytes, predict: Predict) -
         answers = await asyncio.gather(*(predict(name, inputs) for name, inputs in calls))
         for (name, _), outputs in zip(calls, answers, strict=True):
             differences += _answer_differences(name, manifest, batch, outputs)
+    by_text = [case for case in cases if _is_scored_by_text(case, manifest, tokenizer)]
+    scorable = {"score_ids": cases, "score": by_text}
+    scored = {name: some for name, some in scorable.items() if some and name in manifest.signatures}
+    answers = await asyncio.gather(*(predict(name, _score_inputs(name, some)) for name, some in scored.items()))
+    for (name, some), outputs in zip(scored.items(), answers, strict=True):
+        differences += _score_differences(name, manifest, some, outputs)
     return differences
 
 
@@ -117,6 +123,30 @@ def _inputs(signature: str, cases: Sequence[GoldenCase]) -> dict[str, NDArray[An
         return {"texts": _texts(cases), **options}
     source_ids, source_lengths = pad_ids([case.source_ids for case in cases])
     return {"source_ids": source_ids, "source_lengths": source_lengths, **options}
+
+
+def _score_inputs(signature: str, cases: Sequence[GoldenCase]) -> dict[str, NDArray[Any]]:
+    """The best answer to each case as a target."""
+    if signature == "score":
+        return {"texts": _texts(cases), "targets": np.array([case.sentences[0].encode() for case in cases], object)}
+    source_ids, source_lengths = pad_ids([case.source_ids for case in cases])
+    target_ids, target_lengths = pad_ids([_best_target(case) for case in cases])
+    return {
+        "source_ids": source_ids,
+        "source_lengths": source_lengths,
+        "target_ids": target_ids,
+        "target_lengths": target_lengths,
+    }
+
+
+def _best_target(case: GoldenCase) -> tuple[int, ...]:
+    return case.prefix_ids + case.ids[0]
+
+
+def _is_scored_by_text(case: GoldenCase, manifest: Manifest, tokenizer: Tokenizer) -> bool:
+    """Whether tokenizing the best answer gives the tokens that the model chose for it."""
+    (ids,) = tokenizer.encode([case.sentences[0]])
+    return (*ids, manifest.special_ids.eos) == _best_target(case)
 
 
 def _beam_size(case: GoldenCase) -> int:
@@ -176,6 +206,17 @@ def _answer_differences(
             sentences = tuple(text.decode(errors="replace") for text in outputs["sentences"][row, : len(places)])
             if sentences != case.sentences:
                 yield _differs(signature, case, "sentences", case.sentences, sentences)
+
+
+def _score_differences(
+    signature: str, manifest: Manifest, cases: Sequence[GoldenCase], outputs: Arrays
+) -> Iterable[str]:
+    """The outputs for ``_score_inputs`` against the scores that the search gave the same tokens."""
+    assert manifest.certificate is not None
+    for case, log_probs in zip(cases, outputs["token_log_probs"], strict=True):
+        score = float(log_probs[len(case.prefix_ids) :].sum())
+        if not np.isclose(score, case.scores[0], rtol=0.0, atol=manifest.certificate.score_tolerance):
+            yield _differs(signature, case, "score", case.scores[0], score)
 
 
 def _differs(where: str, case: GoldenCase, what: str, expected: object, found: object) -> str:

@@ -18,6 +18,7 @@ from model_export.artifact.calls import (
     generate_inputs,
     padded,
     read_answers,
+    score_ids_inputs,
     text_array,
 )
 from model_export.contract import Certificate, FinishReason, Framing, GoldenCase, Manifest
@@ -83,6 +84,10 @@ def replay_certificate(signatures: Mapping[str, Signature], manifest: Manifest, 
         _replay_tokenize(signatures, certificate.cases, manifest.framing, comparison)
         _replay_detokenize(signatures, certificate.cases, comparison)
         _replay_texts_only(signatures, certificate, comparison)
+    if "score_ids" in manifest.signatures:
+        _replay_scores_of_ids(signatures, certificate, comparison)
+    if "score" in manifest.signatures:
+        _replay_scores_of_texts(signatures, certificate, manifest.special_ids.eos, comparison)
 
 
 def _by_beam_size(cases: Sequence[GoldenCase]) -> list[list[GoldenCase]]:
@@ -164,6 +169,51 @@ def _replay_texts_only(signatures: Mapping[str, Signature], certificate: Certifi
             comparison.close(
                 name, case.name, f"-log(perplexity[{place}])", score / len(ids), got, certificate.score_tolerance
             )
+
+
+def _replay_scores_of_ids(
+    signatures: Mapping[str, Signature], certificate: Certificate, comparison: Comparison
+) -> None:
+    """The best answer to every case, given as a target, has the score that the search gave it."""
+    targets = [_best_target(case) for case in certificate.cases]
+    inputs = score_ids_inputs([case.source_ids for case in certificate.cases], targets)
+    _replay_scores(signatures, "score_ids", inputs, certificate.cases, certificate.score_tolerance, comparison)
+
+
+def _replay_scores_of_texts(
+    signatures: Mapping[str, Signature], certificate: Certificate, eos: int, comparison: Comparison
+) -> None:
+    """So have their texts, where tokenizing a text gives the tokens that the model chose for it."""
+    sentences = text_array([case.sentences[0] for case in certificate.cases])
+    outputs = comparison.call(signatures, "tokenize", {"texts": sentences})
+    if outputs is None:
+        return
+    tokens = zip(certificate.cases, outputs["ids"], outputs["lengths"], strict=True)
+    cases = [case for case, ids, length in tokens if (*ids[:length].tolist(), eos) == _best_target(case)]
+    if cases:
+        pairs = ("texts", [case.text for case in cases]), ("targets", [case.sentences[0] for case in cases])
+        inputs = {name: text_array(texts) for name, texts in pairs}
+        _replay_scores(signatures, "score", inputs, cases, certificate.score_tolerance, comparison)
+
+
+def _replay_scores(
+    signatures: Mapping[str, Signature],
+    name: str,
+    inputs: Arrays,
+    cases: Sequence[GoldenCase],
+    tolerance: float,
+    comparison: Comparison,
+) -> None:
+    outputs = comparison.call(signatures, name, inputs)
+    if outputs is None:
+        return
+    for case, log_probs in zip(cases, outputs["token_log_probs"], strict=True):
+        score = float(log_probs[len(case.prefix_ids) :].sum())
+        comparison.close(name, case.name, "scores[0]", case.scores[0], score, tolerance)
+
+
+def _best_target(case: GoldenCase) -> tuple[int, ...]:
+    return (*case.prefix_ids, *case.ids[0])
 
 
 def _first_lines(error: Exception) -> str:

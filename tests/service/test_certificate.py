@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model_export.contract import SIGNATURES, Certificate, GoldenCase
+from model_export.contract import SIGNATURES, Certificate, FinishReason, GoldenCase
 from service import certificate
 from service.backends.scripted import ScriptedBackend, scripted_manifest, tiny_tokenizer
 from service.errors import BackendFailed
@@ -21,14 +21,19 @@ async def _predict_with(backend, signature, inputs):
     return await backend.predict("echo", 1, signature, inputs)
 
 
-def _replay(manifest, tokenizer=None, change=lambda outputs: None, signatures=("generate_ids", "generate")):
-    """The differences, when ``change`` is done to the outputs of every call of ``signatures``."""
+def _replay(manifest, tokenizer=None, change=lambda outputs: None, signatures=("generate_ids", "generate"), asked=None):
+    """The differences, when ``change`` is done to the outputs of every call of ``signatures``.
+
+    The names of the signatures that were called go into ``asked``.
+    """
+    asked = [] if asked is None else asked
 
     async def scenario():
         backend = ScriptedBackend()
         await backend.start()
 
         async def predict(signature, inputs):
+            asked.append(signature)
             outputs = await _predict_with(backend, signature, inputs)
             if signature in signatures:
                 change(outputs)
@@ -128,6 +133,44 @@ def test_an_answer_that_differs_is_told_by_case_and_output(manifest, signature, 
     assert differences
     assert all(difference.startswith(f"{signature}, case '") for difference in differences)
     assert any(f": {what} " in difference for difference in differences)
+
+
+@pytest.mark.parametrize("change", [lambda array: array.__iadd__(2 * TOLERANCE), lambda array: array.__imul__(np.nan)])
+@pytest.mark.parametrize("signature", ["score_ids", "score"])
+def test_an_answer_that_is_scored_unlike_it_was_found_is_told(manifest, signature, change):
+    differences = _replay(manifest, change=lambda outputs: change(outputs["token_log_probs"]), signatures=(signature,))
+    cases = [  # a text that was cut does not end in EOS
+        case
+        for case in manifest.certificate.cases
+        if signature == "score_ids" or case.finish_reasons[0] == FinishReason.EOS_TOKEN
+    ]
+    assert len(cases) == {"score_ids": 4, "score": 3}[signature]
+    assert [difference.split(" instead of")[0].rsplit(" ", 1)[0] for difference in differences] == [
+        f"{signature}, case {case.name!r}: score" for case in cases
+    ]
+
+
+def test_the_tokens_of_a_prefix_are_no_part_of_a_score(manifest):
+    spoiled = []
+
+    def change(outputs):
+        (row,) = [row for row, case in enumerate(manifest.certificate.cases) if case.prefix_ids]
+        spoiled.append(row)
+        outputs["token_log_probs"][row, : len(manifest.certificate.cases[row].prefix_ids)] -= 1.0
+
+    assert _replay(manifest, change=change, signatures=("score_ids",)) == []
+    assert spoiled
+
+
+@pytest.mark.parametrize("missing", [("score",), ("score", "score_ids", "align")])
+def test_what_an_artifact_does_not_have_is_not_asked_of_it(manifest, missing):
+    """That of a model exported before there was scoring, among others."""
+    asked = []
+    signatures = {name: spec for name, spec in manifest.signatures.items() if name not in missing}
+    assert _replay(replace(manifest, signatures=signatures), asked=asked) == []
+    assert {"generate_ids", "generate", "tokenize"} <= set(asked)
+    assert set(asked).isdisjoint(missing)
+    assert ("score_ids" in asked) is ("score_ids" not in missing)
 
 
 def test_scores_may_differ_within_the_tolerance(manifest):
