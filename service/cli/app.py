@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from service.cli.generate import generate
+from service.cli.score import score
 from service.cli.serve import serve
 
 app = typer.Typer(
@@ -44,3 +45,4 @@ def _options(
 
 app.command()(serve)
 app.command()(generate)
+app.command()(score)

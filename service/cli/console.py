@@ -1,4 +1,4 @@
-"""What the commands share: errors of one line."""
+"""What the commands share: where they tell how things stand, and errors of one line."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 import typer
 from pydantic import ValidationError
+from rich.console import Console
 
 from service.errors import InvalidRequest, ServiceError
 from service.settings import ENVIRONMENT_PREFIX
@@ -18,6 +19,15 @@ Debug = Annotated[bool, typer.Option("--debug", help="Show the traceback of a fa
 """An option of every command; ``one_line_errors`` acts on it."""
 
 
+class Unfinished(Exception):
+    """What ended a command, as the cause, when the message says how to go on with it."""
+
+
+def notes() -> Console:
+    """Standard error, so that standard output holds results alone."""
+    return Console(stderr=True)
+
+
 def one_line_errors(command: Command) -> Command:
     """A command that fails with one line on standard error, and 2 if it was called wrongly, else 1."""
 
@@ -25,19 +35,24 @@ def one_line_errors(command: Command) -> Command:
     def wrapped(*arguments: Any, debug: bool, **options: Any) -> Any:
         try:
             return command(*arguments, debug=debug, **options)
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
             if debug or isinstance(error, (typer.Exit, BrokenPipeError)):
                 raise
-            typer.echo(f"error: {_one_line(error)}", err=True)
-            is_usage = isinstance(error, (ValidationError, InvalidRequest))
+            told = (error.__cause__ or error) if isinstance(error, Unfinished) else error
+            typer.echo("stopped" if isinstance(told, KeyboardInterrupt) else f"error: {_one_line(told)}", err=True)
+            if told is not error:
+                typer.echo(f"{error}", err=True)
+            is_usage = isinstance(told, (ValidationError, InvalidRequest))
             raise typer.Exit(2 if is_usage else 1) from error
 
     return wrapped  # type: ignore[return-value]
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: BaseException) -> str:
     if isinstance(error, ValidationError):
         return "; ".join(_setting_problem(problem) for problem in error.errors())
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"{error.filename}: {error.strerror}"
     message = " ".join(str(error).split())
     if isinstance(error, (ServiceError, OSError)):
         return message

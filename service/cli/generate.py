@@ -2,116 +2,167 @@
 
 from __future__ import annotations
 
-import json
-import re
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
-from itertools import islice
+import secrets
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import Progress
 
-from service.cli.console import Debug, given, one_line_errors
-from service.errors import ServiceError
-from service.settings import Settings
-from service.telemetry import configure_logging
+from service.cli import options
+from service.cli.answers_file import progress_of
+from service.cli.console import Debug, given, notes, one_line_errors
+from service.cli.formats import json_line, plain, tsv
+from service.cli.lines import of_arguments, of_file
+from service.cli.options import PARALLEL, Destination, Service, destination, selection
+from service.cli.run import Job, Output, run
+from service.errors import InvalidRequest
 
-TEXTS_PER_CALL: Final = 32
-"""Enough to fill a batch, few enough that answers come steadily."""
+SEEDS = 2**63
+"""So many there are; the server numbers on behind the last one from 0."""
 
 
 @one_line_errors
 def generate(
-    texts: Annotated[list[str] | None, typer.Argument(help="Without any: standard input, one text a line.")] = None,
-    url: Annotated[str, typer.Option(help="A running server.")] = "http://127.0.0.1:8000",
-    models: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Load the models of this folder instead of calling a server.")
+    texts: Annotated[list[str] | None, typer.Argument(help="Without any: --input.", show_default=False)] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option("--input", "-i", metavar="FILE", help="One text a line; - or none: standard input."),
     ] = None,
-    model: Annotated[str | None, typer.Option(help="Which model; needed where there are several.")] = None,
-    model_version: Annotated[
-        str | None, typer.Option("--version", help="Which version, a number or a label; the default one if left out.")
-    ] = None,
+    output: options.Output = None,
+    resume: options.Resume = False,
+    force: options.Force = False,
+    as_tsv: Annotated[bool, typer.Option("--tsv", help="Lines of input, tab, answer.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each text.")] = False,
+    url: options.Url = "http://127.0.0.1:8000",
+    models: options.Models = None,
+    model: options.Model = None,
+    model_version: options.ModelVersion = None,
     beam_size: Annotated[int | None, typer.Option(help="Hypotheses kept alive; 1 is greedy search.")] = None,
     num_hypotheses: Annotated[int | None, typer.Option(help="Answers for each text, best first.")] = None,
     max_new_tokens: Annotated[int | None, typer.Option(help="Longest answer, in tokens.")] = None,
     min_new_tokens: Annotated[int | None, typer.Option(help="Shortest answer, in tokens.")] = None,
     length_penalty: Annotated[float | None, typer.Option(help="Rank by log-probability / length ** penalty.")] = None,
     prefix: Annotated[str | None, typer.Option(help="Text that every answer begins with.")] = None,
-    truncate: Annotated[bool | None, typer.Option("--truncate", help="Cut texts that are too long.")] = None,
+    do_sample: Annotated[bool | None, typer.Option("--do-sample", help="Draw tokens instead of searching.")] = None,
+    temperature: Annotated[float | None, typer.Option(help="Logits are divided by it when sampling.")] = None,
+    top_k: Annotated[int | None, typer.Option(help="Sample among the k likeliest tokens; 0: among all.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Sample among the fewest likeliest tokens of at least this probability.")
+    ] = None,
+    seed: Annotated[
+        int | None, typer.Option(min=0, max=SEEDS - 1, help="Of the first text, counted on; drawn and told if missing.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(help="Above 1: tokens that are there already become less likely.")
+    ] = None,
+    no_repeat_ngram_size: Annotated[int | None, typer.Option(help="No n-gram of this size occurs twice.")] = None,
+    disable_unk: Annotated[bool | None, typer.Option("--disable-unk", help="Never answer the unknown token.")] = None,
+    stop: Annotated[
+        list[str] | None, typer.Option(metavar="TEXT", help="Answers end before it; may be given several times.")
+    ] = None,
+    truncate: options.Truncate = None,
     details: Annotated[
         bool | None, typer.Option("--details", help="With --json: tokens and log-probabilities.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each text.")] = False,
-    timeout_s: Annotated[float, typer.Option("--timeout", min=0.001, help="Seconds for 32 texts.")] = 60.0,
+    parallel: options.Parallel = PARALLEL,
+    lines_per_call: options.LinesPerCall = 32,
+    timeout_s: options.Timeout = 60.0,
     debug: Debug = False,
 ) -> None:
-    """Generate from texts; one line for every hypothesis, in the order of the texts.
+    """Generate from texts; one line for every hypothesis, in the order of the texts. An empty line stays one.
+
+    --output is a file that an interrupted run leaves so that the same command with --resume completes it.
 
     \b
     Examples:
       malgil generate 'Be nice.' 'Get out!'
       malgil generate --models build/models --model en-fr --beam-size 4 --num-hypotheses 2 'Be nice.'
-      malgil generate --json < texts.txt > answers.jsonl
+      malgil generate --input texts.txt --output answers.tsv --tsv
+      malgil generate --input texts.txt --output answers.tsv --tsv --resume
+      malgil generate --do-sample --temperature 0.8 --seed 7 --json < texts.txt > answers.jsonl
     """
-    from service.client import in_process, over_http
-
-    parameters = {
-        "beam_size": beam_size,
-        "num_hypotheses": num_hypotheses,
-        "max_new_tokens": max_new_tokens,
-        "min_new_tokens": min_new_tokens,
-        "length_penalty": length_penalty,
-        "prefix": prefix,
-        "truncate": truncate,
-        "details": details,
-    }
-    asked = int(model_version) if model_version and model_version.isdecimal() else model_version
-    request = given({"model": model, "version": asked, "parameters": given(parameters)})
-    console = Console(stderr=True)
-    with ExitStack() as stack:
-        if models is None:
-            call = over_http(url, timeout_s)
-        else:
-            configure_logging("error")
-            with console.status("loading the models"):
-                call = stack.enter_context(in_process(Settings(**given({"models_folder": models})), timeout_s))
-        progress = stack.enter_context(Progress(console=console, transient=True, disable=not console.is_terminal))
-        task = progress.add_task("generating", total=len(texts) if texts else None)
-        first = 0
-        for batch in _batches(texts or _lines()):
-            try:
-                response = call({**request, "inputs": batch})
-            except ServiceError as error:
-                error.args = (_counted_from(first, error.message),)
-                raise
-            _print_outputs(response, batch, as_json)
-            progress.advance(task, len(batch))
-            first += len(batch)
-
-
-def _lines() -> Iterator[str]:
-    return (line.removesuffix("\n").removesuffix("\r") for line in sys.stdin)
+    if texts and source is not None:
+        raise InvalidRequest("texts are given as arguments and by --input: choose one of them")
+    if as_tsv and as_json:
+        raise InvalidRequest("--tsv and --json exclude each other")
+    if details and not as_json:
+        raise InvalidRequest("--details shows only with --json")
+    parameters = given(
+        {
+            "beam_size": beam_size,
+            "num_hypotheses": num_hypotheses,
+            "max_new_tokens": max_new_tokens,
+            "min_new_tokens": min_new_tokens,
+            "length_penalty": length_penalty,
+            "prefix": prefix,
+            "do_sample": do_sample,
+            "temperature": temperature,
+            "top_k": top_k,
+            "top_p": top_p,
+            "seed": seed,
+            "repetition_penalty": repetition_penalty,
+            "no_repeat_ngram_size": no_repeat_ngram_size,
+            "disable_unk": disable_unk,
+            "stop": stop or None,
+            "truncate": truncate,
+            "details": details,
+        }
+    )
+    lines = of_arguments(texts, lambda place: f"text {place}") if texts else of_file(source)
+    to = destination(output, source, resume=resume, force=force)
+    if do_sample and seed is None:
+        parameters["seed"] = _seed(to)
+    job = _job(selection(model, model_version), parameters, "json" if as_json else "tsv" if as_tsv else "text")
+    run(job, lines, Service(url, models, timeout_s, parallel, lines_per_call), to)
 
 
-def _counted_from(first: int, message: str) -> str:
-    """What is wrong with a text of a call, named by its place among the texts of all calls."""
-    return re.sub(r"^'inputs\[(\d+)\]'", lambda found: f"'inputs[{first + int(found[1])}]'", message)
+def _seed(to: Destination) -> int:
+    """That of the run that is gone on with; else one that is drawn and told, so that the answers can be had again."""
+    told = progress_of(to.path) if to.resume and to.path else None
+    if told and "seed" in told.work:
+        return int(told.work["seed"])
+    seed = secrets.randbelow(SEEDS)
+    notes().print(f"sampling with --seed {seed}", highlight=False)
+    return seed
 
 
-def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
-    iterator = iter(texts)
-    while batch := list(islice(iterator, TEXTS_PER_CALL)):
-        yield batch
+def _job(selected: dict[str, Any], parameters: dict[str, Any], form: str) -> Job[str]:
+    def body(texts: Sequence[str], asked_before: int) -> dict[str, Any]:
+        asked = dict(parameters)
+        if "seed" in asked:  # the server counts on from it within a call
+            asked["seed"] = (asked["seed"] + asked_before) % SEEDS
+        return {**selected, "inputs": texts, "parameters": asked}
+
+    written, written_empty = _form(form, parameters.get("num_hypotheses", 1))
+    return Job(
+        endpoint="generate",
+        work={"command": "generate", "format": form, **parameters},
+        parse=lambda line: None if not line or line.isspace() else line,
+        body=body,
+        written=written,
+        written_empty=written_empty,
+    )
 
 
-def _print_outputs(response: dict[str, Any], texts: Sequence[str], as_json: bool) -> None:
-    for text, output in zip(texts, response["outputs"], strict=True):
-        if as_json:
-            typer.echo(json.dumps({"input": text, **output}, ensure_ascii=False))
-        else:
-            for hypothesis in output["hypotheses"]:
-                typer.echo(hypothesis["text"])
+def _form(form: str, num_hypotheses: int) -> tuple[Callable[[str, Output], str], Callable[[str], str]]:
+    """How an answer is written, and that to an empty line."""
+    if form == "json":
+        return (
+            lambda text, output: json_line({"input": text, **output}),
+            lambda line: json_line({"input": line, "generated_text": "", "hypotheses": []}),
+        )
+    places = range(1, num_hypotheses + 1)
+    if form == "text":
+        return (
+            lambda text, output: "\n".join(plain(each["text"]) for each in output["hypotheses"]),
+            lambda line: "\n".join("" for _ in places),
+        )
+    if num_hypotheses == 1:
+        return lambda text, output: tsv(text, output["hypotheses"][0]["text"]), lambda line: tsv(line, "")
+    return (
+        lambda text, output: "\n".join(
+            tsv(text, each["text"], place, each["score"]) for place, each in enumerate(output["hypotheses"], 1)
+        ),
+        lambda line: "\n".join(tsv(line, "", place, "") for place in places),
+    )

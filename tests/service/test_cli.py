@@ -2,15 +2,23 @@
 
 import json
 import os
+import pty
 import re
+import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
+from contextlib import suppress
 
 import pytest
+from typer.testing import CliRunner
 
+from service.cli import app
 from service.settings import Settings
 from tests.support.server_process import REPOSITORY, server_process
+from tests.support.stub_server import echo, stub_server
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +40,12 @@ def malgil(*arguments, stdin="", **environment):
         text=True,
         timeout=120,
     )
+
+
+def here(*arguments):
+    """The same without a process of its own, which is quicker."""
+    ran = CliRunner().invoke(app, arguments)
+    return subprocess.CompletedProcess(arguments, ran.exit_code, ran.stdout, ran.stderr)
 
 
 def failure(ran):
@@ -134,43 +148,149 @@ def test_lines_may_end_as_on_windows(address):
 
 
 def test_a_wrong_line_is_named_by_its_place_among_all(address):
-    ran = malgil("generate", "--url", address, stdin="word\n" * 70 + "\n")
+    ran = malgil("generate", "--url", address, stdin="word\n\n" * 35 + "word " * 600)
     assert ran.returncode == 2
-    assert ran.stderr.startswith("error: 'inputs[70]' ")
+    assert ran.stdout == "word\n\n" * 32
+    assert ran.stderr.startswith("error: line 71 has 600 tokens, and the model reads at most 511: ")
+
+
+class Slow:
+    """A server that holds back its answers behind the first ``free`` calls until it is let go."""
+
+    def __init__(self, free):
+        self.free = threading.Semaphore(free)
+        self.reached = threading.Event()
+        self.released = threading.Event()
+
+    def __call__(self, path, body):
+        if not self.free.acquire(blocking=False) and not self.released.is_set():
+            self.reached.set()
+            self.released.wait(60)
+        return echo(path, body)
+
+
+def started(*arguments, **streams):
+    command = [sys.executable, "-m", "service", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, **streams)
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+def test_a_run_that_is_ended_is_gone_on_with(tmp_path, end):
+    source, out, slow = tmp_path / "texts", tmp_path / "answers.tsv", Slow(12)
+    source.write_text("".join(f"말 {number}\n\n" for number in range(100)))
+    command = "generate", "--tsv", "--do-sample", "--input", source, "--output", out, "--lines-per-call", 7
+    with stub_server(slow) as server:
+        process = started(*command, "--parallel", 3, "--url", server.url)
+        assert slow.reached.wait(60)
+        while not out.exists() or out.read_text().count("\n") < 70:
+            time.sleep(0.01)
+        process.send_signal(end)
+        code = process.wait(20)  # although a call is not answered
+        _, *lines = process.stderr.read().splitlines()
+        process.stderr.close()
+        if end == signal.SIGINT:
+            assert code == 1
+            assert lines[0] == "stopped"
+            assert re.match(r"\d+ lines done; go on with: malgil generate --resume --tsv ", lines[1])
+        slow.released.set()
+        seed = json.loads((tmp_path / "answers.tsv.resume").read_text())["work"]["seed"]
+        ran = malgil(*map(str, command), "--resume", "--url", server.url)
+        assert (ran.returncode, ran.stdout) == (0, "")
+    texts = (f"말 {number}" for number in range(100))
+    assert out.read_text() == "".join(
+        f"{text}\t{text} {(seed + number) % 2**63}\n\t\n" for number, text in enumerate(texts)
+    )
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["answers.tsv", "texts"]
+
+
+def test_a_server_that_goes_leaves_what_it_answered(tmp_path):
+    source, out = tmp_path / "texts", tmp_path / "answers"
+    source.write_text("the word\n" * 40_000)
+    with server_process("--backend", "scripted") as server:
+        process = started("generate", "--input", source, "--output", out, "--url", server.address())
+        while not out.exists() or not out.stat().st_size:
+            time.sleep(0.01)
+        server.process.kill()
+        code = process.wait(60)
+    error, advice = process.stderr.read().splitlines()
+    process.stderr.close()
+    assert code == 1
+    assert error.startswith("error: no answer from ")
+    done = out.read_text()
+    assert 0 < len(done) < source.stat().st_size
+    assert done == "the word\n" * int(advice.split()[0].replace(",", ""))
+
+
+def test_a_reader_that_leaves_is_no_error_to_tell(address):
+    with started(
+        "generate", "--url", address, "--input", "/dev/stdin", stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        process.stdin.write("word\n" * 2000)
+        process.stdin.close()
+        process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == ""
+        assert process.wait(60) == 1
+
+
+def test_progress_is_a_bar_on_a_terminal_while_answers_go_elsewhere(tmp_path):
+    source, slow = tmp_path / "texts", Slow(2)
+    source.write_text("a\n" * 100)
+    terminal, theirs = pty.openpty()
+    with stub_server(slow) as server, (tmp_path / "out").open("w") as stdout:
+        arguments = ["generate", "--url", server.url, "--input", str(source), "--parallel", "1"]
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", *arguments],
+            cwd=REPOSITORY,
+            env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
+            stdout=stdout,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        shown = b""
+        while b" 64/100" not in shown:
+            shown += os.read(terminal, 4096)
+        slow.released.set()
+        with suppress(OSError):  # how the end of a terminal is told
+            while os.read(terminal, 4096):
+                pass
+        assert process.wait(60) == 0
+    os.close(terminal)
+    assert (tmp_path / "out").read_text() == "a\n" * 100
 
 
 def test_options_reach_the_model_and_json_has_everything(address):
     options = ["--beam-size", "3", "--num-hypotheses", "2", "--max-new-tokens", "2", "--details", "--json"]
-    ran = malgil("generate", "--url", address, *options, "the word says no")
+    ran = here("generate", "--url", address, *options, "the word says no")
     (output,) = map(json.loads, ran.stdout.splitlines())
     assert output["input"] == "the word says no"
     assert [each["finish_reason"] for each in output["hypotheses"]] == ["length", "length"]
     assert [len(each["tokens"]) for each in output["hypotheses"]] == [2, 2]
-    both = malgil("generate", "--url", address, "--beam-size", "3", "--num-hypotheses", "2", "the word").stdout
+    both = here("generate", "--url", address, "--beam-size", "3", "--num-hypotheses", "2", "the word").stdout
     assert both.splitlines() == ["the word", "word the"]
 
 
 def test_a_version_is_a_number_or_a_label(address):
-    assert malgil("generate", "--url", address, "--version", "1", "the word").stdout == "the word\n"
-    _, message = failure(malgil("generate", "--url", address, "--version", "2", "a"))
+    assert here("generate", "--url", address, "--version", "1", "the word").stdout == "the word\n"
+    _, message = failure(here("generate", "--url", address, "--version", "2", "a"))
     assert message == "model 'echo' has no version 2, but 1"
-    _, message = failure(malgil("generate", "--url", address, "--version", "stable", "a"))
+    _, message = failure(here("generate", "--url", address, "--version", "stable", "a"))
     assert message.startswith("model 'echo' has no label 'stable'")
 
 
 def test_what_the_server_finds_wrong_is_bad_usage(address):
-    code, message = failure(malgil("generate", "--url", address, "--beam-size", "99", "a"))
+    code, message = failure(here("generate", "--url", address, "--beam-size", "99", "a"))
     assert code == 2
     assert message.startswith("'beam_size' must be an integer from 1 to 8")
-    code, message = failure(malgil("generate", "--url", address, "--model", "none", "a"))
+    code, message = failure(here("generate", "--url", address, "--model", "none", "a"))
     assert (code, message) == (1, "there is no model 'none': name one of echo")
 
 
 def test_no_server_is_one_line():
-    code, message = failure(malgil("generate", "--url", "http://127.0.0.1:1", "a"))
+    code, message = failure(here("generate", "--url", "http://127.0.0.1:1", "a"))
     assert code == 1
     assert message.startswith("no answer from http://127.0.0.1:1: ")
-    assert failure(malgil("generate", "--url", "localhost:8000", "a"))[0] == 2
+    assert failure(here("generate", "--url", "localhost:8000", "a"))[0] == 2
 
 
 def test_models_can_be_run_without_a_server(artifact_root, tmp_path):
