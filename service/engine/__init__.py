@@ -1,6 +1,7 @@
 """The one core that every transport calls.
 
-``versions`` and ``labels``: which version answers. ``admission``, batching, ``answers`` in the order of the inputs.
+``intake``: what is accepted. ``versions`` and ``labels``: which version answers. ``runs``: ``admission``, batching,
+``answers`` in the order of the inputs.
 """
 
 from service.engine.engine import Engine

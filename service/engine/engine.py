@@ -42,7 +42,7 @@ class Engine:
     def __init__(
         self, backend: Backend, settings: Settings, telemetry: Telemetry, chance: random.Random | None = None
     ) -> None:
-        """``chance``: for the splits of labels, for seeds and for samples; None: unlike in every process."""
+        """``chance``: for the splits of labels, for seeds, and for which texts are compared; None: unlike each time."""
         self._backend = backend
         self._telemetry = telemetry
         self._chance = chance or random.Random()
@@ -156,8 +156,8 @@ class Engine:
 
     async def drain(self, timeout_s: float) -> bool:
         """Refuse new requests and finish the accepted; what is left after ``timeout_s`` gets Draining (then: False)."""
-        was_draining, self._intake.draining = self._intake.draining, True
-        if not was_draining:
+        if not self._intake.draining:
+            self._intake.draining = True
             self._tell()
         if await self._intake.drain(timeout_s):
             return True
@@ -169,8 +169,6 @@ class Engine:
         """Answer what is left with Draining and close the backend, which ends the batches that still run."""
         await self.drain(0.0)
         self._resolver.stop()
-        await self._runs.close_checks()
-        await self._backend.close()
         await self._runs.close()
 
     def _seed(self, options: GenerationOptions, texts: int) -> int:

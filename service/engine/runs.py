@@ -113,12 +113,10 @@ class Runs:
         """Answer what waits or runs with ``error``, and from now on everything."""
         self._batcher.stop(error)
 
-    async def close_checks(self) -> None:
-        """End what runs beside requests, before the backend is closed."""
-        await self._tokenizer_check.close()
-
     async def close(self) -> None:
-        """Wait for the batches that run, after the backend is closed."""
+        """Close the backend, which ends the batches that still run; ``stop`` comes before."""
+        await self._tokenizer_check.close()
+        await self._backend.close()
         await self._batcher.close()
 
     def _graph(self, served: ModelVersion, manifest: Manifest, deadline: float) -> Predict | None:
