@@ -7,7 +7,7 @@ machine or through another runtime differs only if something is wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -24,7 +24,14 @@ from model_export.artifact.calls import (
 )
 from model_export.artifact.golden_texts import GoldenTexts
 from model_export.config import UserError
-from model_export.contract import MINIMUM_GOLDEN_CASES, Certificate, FinishReason, GoldenCase, Limits
+from model_export.contract import (
+    MINIMUM_GOLDEN_CASES,
+    SUPPORTED_OPTIONS,
+    Certificate,
+    FinishReason,
+    GoldenCase,
+    Limits,
+)
 from model_export.decoding.step import DecoderStep
 from model_export.text.progress import OnProgress, silent
 from model_export.text.tokenizers import EOS_ID
@@ -131,6 +138,7 @@ def _kinds(live: Mapping[str, Signature], texts: GoldenTexts, limits: Limits) ->
         _Kind("forced prefix", 2, _with_prefixes(rows(texts.samples), live["generate"], limits)),
     ]
     beam = min(_BEAM_SIZE, limits.max_beam_size)
+    kinds += [_Kind(name, 1, rows(asked, **options)) for name, asked, options in _optional(texts, beam)]
     if beam > 1:
         kinds += [
             _Kind("beams without options", 1, [replace(row, options=_n_best(beam)) for row in by_length]),
@@ -140,6 +148,26 @@ def _kinds(live: Mapping[str, Signature], texts: GoldenTexts, limits: Limits) ->
         ]
     so_far = sum(kind.wanted for kind in kinds)
     return [*kinds, _Kind("greedy", max(4, MINIMUM_GOLDEN_CASES - so_far), rows(reversed(texts.samples)))]
+
+
+def _optional(texts: GoldenTexts, beam_size: int) -> Iterator[tuple[str, Sequence[str], dict[str, float]]]:
+    """Names, texts and options of the kinds that are there where the graph supports all of their options."""
+    sampled: dict[str, float] = {"do_sample": True, "seed": 7, "num_hypotheses": 2}
+    kinds: dict[str, tuple[Sequence[str], dict[str, float]]] = {
+        "sampled": (texts.samples, sampled),
+        "sampled from top_k": (texts.samples, sampled | {"top_k": 5}),
+        "sampled from top_p": (texts.samples, sampled | {"top_p": 0.8}),
+        "sampled at temperature 0.5": (texts.samples, sampled | {"temperature": 0.5}),
+        "repetition_penalty": (texts.samples, {"repetition_penalty": 1.5}),
+        "no_repeat_ngram_size": (texts.samples, {"no_repeat_ngram_size": 2}),
+        "disable_unk": (texts.beyond_vocabulary, {"disable_unk": True}),
+    }
+    if beam_size > 1:
+        penalties: dict[str, float] = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3, "beam_size": beam_size}
+        kinds["penalties with beams"] = (texts.samples, penalties)
+    for name, (asked, options) in kinds.items():
+        if options.keys() <= {*SUPPORTED_OPTIONS, "seed"}:
+            yield name, asked, options
 
 
 def _n_best(beam_size: int) -> dict[str, int]:

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from model_export.artifact import goldens
 from model_export.artifact.calls import Arrays, Signature, padded
 from model_export.artifact.golden_texts import golden_texts
 from model_export.artifact.goldens import GoldenError, NoisyStep, make_certificate
-from model_export.contract import MINIMUM_GOLDEN_CASES, Certificate, FinishReason, Limits
+from model_export.contract import MINIMUM_GOLDEN_CASES, OPTIONS, Certificate, FinishReason, Limits
 from model_export.text.tokenizers import EOS_ID, SentencePieceTokenizer
 from tests.support.tiny_models import CORPUS, LIMITS, tiny_tokenizer
 
@@ -71,6 +72,27 @@ def test_every_kind_has_its_cases() -> None:
     assert len(n_best.ids) == len(n_best.scores) == 4
     (prefixed,) = [case for case in made.cases if case.name == "forced prefix 1"]
     assert prefixed.prefix_ids == (400,)
+
+
+@pytest.mark.parametrize("max_beam_size", [1, 6])
+def test_options_have_cases_where_the_graph_supports_them(max_beam_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    plain = ("beam_size", "num_hypotheses", "max_new_tokens", "min_new_tokens", "length_penalty", "prefix")
+    asked_for = []
+    for supported in (plain, (*plain, "repetition_penalty"), (*plain, *OPTIONS)):
+        monkeypatch.setattr(goldens, "SUPPORTED_OPTIONS", supported)
+        made = certificate(steady, max_beam_size=max_beam_size)
+        asked_for.append({name for case in made.cases for name in case.options} - set(plain))
+    assert asked_for == [set(), {"repetition_penalty"}, set(OPTIONS) - set(plain)]
+    sampled = [case for case in made.cases if case.options.get("do_sample")]
+    assert [case.name for case in sampled] == [
+        "sampled 1",
+        "sampled from top_k 1",
+        "sampled from top_p 1",
+        "sampled at temperature 0.5 1",
+    ]
+    assert all(len(case.ids) == 2 and "beam_size" not in case.options for case in sampled)
+    with_beams = [case.name for case in made.cases if {"beam_size", "repetition_penalty"} <= case.options.keys()]
+    assert with_beams == (["penalties with beams 1"] if max_beam_size > 1 else [])
 
 
 def test_answers_that_noise_changes_are_left_out() -> None:
