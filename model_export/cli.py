@@ -1,4 +1,4 @@
-"""``malgil-export``: train, export, verify, inspect, generate. TensorFlow is imported only inside the commands."""
+"""``malgil-export``: train, export, verify, inspect, generate, evaluate. Only the commands import TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from model_export.console import Debug, one_line_errors, progress_console
+from model_export.console import Debug, decoding_flags, one_line_errors, progress_console
+from model_export.evaluation.command import evaluate
 from model_export.startup import load_tensorflow
 from model_export.text.progress import shown
 
@@ -198,16 +199,13 @@ def inspect(
 
 @app.command()
 @one_line_errors
+@decoding_flags()
 def generate(
     model: Annotated[Path, ExistingFolder],
     texts: Annotated[list[str] | None, typer.Argument(help="Without any: standard input, one text a line.")] = None,
-    beam_size: Annotated[int, typer.Option(min=1, help="1: greedy search.")] = 1,
-    num_hypotheses: Annotated[int, typer.Option(min=1, help="Answers for each text, best first.")] = 1,
-    max_new_tokens: Annotated[int, typer.Option(min=0, help="0: the model's default.")] = 0,
-    min_new_tokens: Annotated[int, typer.Option(min=0)] = 0,
-    length_penalty: Annotated[float, typer.Option(help="Rank by log probability / length ** penalty.")] = 1.0,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object a text, with scores.")] = False,
     debug: Debug = False,
+    **decoding: bool | int | float,
 ) -> None:
     """Answer texts with a trained model's folder or an artifact; one line for every hypothesis.
 
@@ -215,17 +213,13 @@ def generate(
     Examples:
       malgil-export generate models/en-fr 'Be nice.' 'Get out!'
       malgil-export generate build/models/en-fr/1 --beam-size 4 --num-hypotheses 2 --json < texts.txt
+      malgil-export generate models/en-fr 'Be nice.' --do-sample --num-hypotheses 3 --top-p 0.9 --seed 7
     """
-    if num_hypotheses > beam_size:
-        raise typer.BadParameter(f"it is at most --beam-size, {beam_size}", param_hint="'--num-hypotheses'")
+    beam_size = decoding.get("beam_size", 1)
+    if not decoding.get("do_sample") and decoding.get("num_hypotheses", 1) > beam_size:
+        message = f"it is at most --beam-size, {beam_size}, without --do-sample"
+        raise typer.BadParameter(message, param_hint="'--num-hypotheses'")
     texts = texts or _read_lines()
-    options: dict[str, bool | int | float] = {
-        "beam_size": beam_size,
-        "num_hypotheses": num_hypotheses,
-        "max_new_tokens": max_new_tokens,
-        "min_new_tokens": min_new_tokens,
-        "length_penalty": length_penalty,
-    }
     load_tensorflow()
     from model_export.generation import generate as answers_of
     from model_export.generation import opened
@@ -233,8 +227,11 @@ def generate(
     with shown(progress_console) as on_progress:
         on_progress("reading the model", 0, 0)
         with opened(model) as signatures:
-            for text, answer in zip(texts, answers_of(signatures.generate, texts, options, on_progress), strict=True):
+            for text, answer in zip(texts, answers_of(signatures.generate, texts, decoding, on_progress), strict=True):
                 _print_answer(text, answer, as_json)
+
+
+app.command()(evaluate)
 
 
 def _read_lines() -> list[str]:

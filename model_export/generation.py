@@ -16,7 +16,7 @@ from model_export.artifact.calls import Answer, Arrays, Row, Signature, generate
 from model_export.artifact.reloaded import loaded, quick_first_calls
 from model_export.artifact.serving_module import ServingModule
 from model_export.config import UserError
-from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET, TOKENIZER_ASSET, Limits, Manifest
+from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET, OPTIONS, TOKENIZER_ASSET, Limits, Manifest
 from model_export.text.progress import OnProgress, silent
 from model_export.text.tokenizers import SentencePieceTokenizer
 from model_export.trained_model import load_trained_model
@@ -91,12 +91,14 @@ def generate(
 ) -> Iterator[Answer]:
     """The answers in the order of the texts, computed ``batch_size`` at a time.
 
+    The seed is that of the first text, and greater by 1 for each next one, as in a request to a server.
+
     Raises:
         GenerationError: the model refuses an option, or a text; the message tells its number, from 1.
     """
     for first in range(0, len(texts), batch_size):
         on_progress("generating", first, len(texts))
-        rows = [Row(text, (), options) for text in texts[first : first + batch_size]]
+        rows = seeded_rows(texts[first : first + batch_size], options, first)
         try:
             answers = _answers(signature, rows)
         except GenerationError:
@@ -105,14 +107,29 @@ def generate(
         yield from answers
 
 
-def _answers(signature: Signature, rows: Sequence[Row]) -> list[Answer]:
+def seeded_rows(texts: Sequence[str], options: Mapping[str, bool | int | float], before: int = 0) -> list[Row]:
+    """A row for each text, with a seed of its own where it is to be sampled; ``before`` texts came before them."""
+    if not options.get("do_sample"):
+        return [Row(text, (), options) for text in texts]
+    seed = options.get("seed", OPTIONS["seed"].neutral) + before
+    return [Row(text, (), {**options, "seed": seed + place}) for place, text in enumerate(texts)]
+
+
+@contextmanager
+def told_refusals() -> Iterator[None]:
+    """While entered, what the graph asserts of its inputs fails as a GenerationError."""
     try:
-        outputs = signature(generate_inputs(rows))
+        yield
     except tf.errors.InvalidArgumentError as error:
         refusal = re.search(r"assertion failed: \[(.*?)\]", str(error))
         if refusal is None:
             raise
         raise GenerationError(refusal[1].rstrip(":")) from error
+
+
+def _answers(signature: Signature, rows: Sequence[Row]) -> list[Answer]:
+    with told_refusals():
+        outputs = signature(generate_inputs(rows))
     return read_answers(outputs, rows)
 
 

@@ -61,7 +61,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- usage ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["train", "export", "verify", "inspect", "generate"])
+@pytest.mark.parametrize("command", ["train", "export", "verify", "inspect", "generate", "evaluate"])
 def test_every_command_explains_itself_with_examples(command: str) -> None:
     result = run(command, "--help")
 

@@ -1,0 +1,1 @@
+"""Judging models on held-out pairs, wherever they run, and comparing two."""
