@@ -12,10 +12,11 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from model_export.contract import FinishReason
+from model_export.decoding.branches import rarely
 from model_export.decoding.hypotheses import Hypotheses, no_hypotheses, with_capacity, without
 from model_export.decoding.loop import decode
-from model_export.decoding.options import DecodingOptions, TokenIds
-from model_export.decoding.penalties import continuation_bias, end_is_allowed
+from model_export.decoding.options import DecodingOptions, RareOptions, RowContext, TokenIds, asks_for_penalties
+from model_export.decoding.penalties import Processed, end_is_allowed, penalized, unpenalized
 from model_export.decoding.step import DecoderStep
 
 
@@ -29,9 +30,11 @@ def beam_search(
 ) -> Hypotheses:
     """The ``num_hypotheses`` best of ``beam_size`` (int32 scalar) per row, best first.
 
-    ``source_ids`` int32 [B, S], ``source_lengths`` int32 [B].
+    ``source_ids`` int32 [B, S], ``source_lengths`` int32 [B]. No row may ask for ``do_sample``: beams do not draw.
     """
-    return decode(step, _BeamSearch(beam_size, tokens), source_ids, source_lengths, options, tokens)
+    return decode(
+        step, _BeamSearch(beam_size, tokens, asks_for_penalties(options)), source_ids, source_lengths, options, tokens
+    )
 
 
 class _Beams(NamedTuple):
@@ -39,7 +42,8 @@ class _Beams(NamedTuple):
 
     ids: tf.Tensor  # int32 [B, K, C]
     token_log_probs: tf.Tensor  # float32 [B, K, C]
-    scores: tf.Tensor  # float32 [B, K]: log-probability so far, minus infinity where there is no hypothesis
+    scores: tf.Tensor  # float32 [B, K]: what ranks them, log-probability so far by the processed logits; minus infinity
+    # where there is no hypothesis
 
 
 class _BeamState(NamedTuple):
@@ -50,12 +54,14 @@ class _BeamState(NamedTuple):
 
 
 class _BeamSearch:
-    def __init__(self, beam_size: int | tf.Tensor, tokens: TokenIds) -> None:
+    draws = False
+
+    def __init__(self, beam_size: int | tf.Tensor, tokens: TokenIds, is_penalized: tf.Tensor) -> None:
         self.beam_size = beam_size
         self._tokens = tokens
+        self._is_penalized = is_penalized
 
-    def begin(self, options: DecodingOptions) -> _BeamState:
-        batch = tf.shape(options.max_new_tokens)[0]
+    def begin(self, batch: tf.Tensor) -> _BeamState:
         nothing = no_hypotheses(batch, self.beam_size, 0, self._tokens.pad)
         # All beams would be the same before the first token: one is there, the others are not.
         is_first = tf.range(self.beam_size) == 0
@@ -76,16 +82,23 @@ class _BeamSearch:
         return state._replace(live=live, finished=with_capacity(state.finished, capacity, self._tokens.pad))
 
     def advance(
-        self, logits: tf.Tensor, time: tf.Tensor, options: DecodingOptions, state: _BeamState
+        self, logits: tf.Tensor, time: tf.Tensor, rows: RowContext, state: _BeamState
     ) -> tuple[tf.Tensor, tf.Tensor, _BeamState]:
         normalizer = tf.reduce_logsumexp(logits, axis=-1)  # [batch, beam]
-        going_on, parents, chosen = self._continue(logits, normalizer, time, state.live)
-        ending = self._end(logits, normalizer, time, options.min_new_tokens, state.live)
+        processed = self._process(logits, normalizer, time, rows, state.live)
+        width = tf.minimum(self.beam_size, logits.shape[-1])  # the K best of each beam hold the K best of the row
+        best = tf.math.top_k(processed.going_on, k=width)
+        own = tf.gather(logits, best.indices, batch_dims=2) - normalizer[:, :, None]  # [batch, beam, candidate]
+        ranking = best.values - processed.normalizer[:, :, None]
+        going_on, parents, chosen = self._continue(best.indices, own, ranking, time, state.live)
+        may_end = end_is_allowed(time, rows.min_new_tokens[:, None], best.values[:, :, 0])
+        own_end = logits[:, :, self._tokens.eos] - normalizer  # [batch, beam]
+        ending = self._end(may_end, own_end, processed.ending - processed.normalizer, time, state.live)
 
         # Which are among the beam_size best of all candidates: those that fewer than beam_size others beat.
         ending_rank = _count_greater(ending.scores, ending.scores) + _count_greater(ending.scores, going_on.scores)
         ends = (ending_rank < self.beam_size) & tf.math.is_finite(ending.scores)  # [batch, beam]
-        is_last = time + 1 >= options.max_new_tokens  # [batch]
+        is_last = time + 1 >= rows.max_new_tokens  # [batch]
         cut_rank = tf.range(self.beam_size) + _count_greater(going_on.scores, ending.scores, or_equal=True)
         is_cut = is_last[:, None] & (cut_rank < self.beam_size) & tf.math.is_finite(going_on.scores)
 
@@ -95,51 +108,59 @@ class _BeamSearch:
                 FinishReason.EOS_TOKEN: (ending, ends & is_live),
                 FinishReason.LENGTH: (going_on, is_cut & is_live),
             }
-            return self._finish(reasons, time + 1, options.length_penalty, state.finished), tf.math.count_nonzero(
-                ends & is_live, 1, dtype=tf.int32
-            )
+            newly = tf.math.count_nonzero(ends & is_live, 1, dtype=tf.int32)
+            return self._finish(reasons, time + 1, rows.length_penalty, state.finished), newly
 
-        finished, newly = tf.cond(
+        finished, newly = rarely(
             tf.reduce_any(ends | is_cut), finish, lambda: (state.finished, tf.zeros_like(state.finished_count))
         )
         count = state.finished_count + newly
-        is_done = state.is_done | is_last | (count >= self.beam_size)
+        has_none_left = going_on.scores[:, 0] == float("-inf")
+        is_done = state.is_done | is_last | (count >= self.beam_size) | has_none_left
         return chosen, parents, state._replace(live=going_on, finished=finished, finished_count=count, is_done=is_done)
 
     def is_done(self, state: _BeamState) -> tf.Tensor:
         return state.is_done
 
-    def hypotheses(self, options: DecodingOptions, state: _BeamState) -> Hypotheses:
+    def hypotheses(self, rows: RowContext, state: _BeamState) -> Hypotheses:
         return state.finished
 
+    def _process(
+        self, logits: tf.Tensor, normalizer: tf.Tensor, time: tf.Tensor, rows: RowContext, live: _Beams
+    ) -> Processed:
+        def changed() -> Processed:
+            return penalized(logits, normalizer, live.ids, time, RareOptions.unpack(rows.rare), self._tokens)
+
+        processed: Processed = rarely(
+            self._is_penalized, changed, lambda: unpenalized(logits, normalizer, self._tokens)
+        )
+        return processed
+
     def _continue(
-        self, logits: tf.Tensor, normalizer: tf.Tensor, time: tf.Tensor, live: _Beams
+        self, tokens: tf.Tensor, own: tf.Tensor, ranking: tf.Tensor, time: tf.Tensor, live: _Beams
     ) -> tuple[_Beams, tf.Tensor, tf.Tensor]:
-        """The ``K`` best candidates that do not end, best first, their parents [B, K] and last tokens [B, K]."""
-        vocabulary_size = logits.shape[-1]
-        width = tf.minimum(self.beam_size, vocabulary_size)  # the K best of each beam hold the K best of the row
-        best = tf.math.top_k(logits + continuation_bias(self._tokens, vocabulary_size), k=width)
-        log_probs = best.values - normalizer[:, :, None]  # [batch, beam, candidate]
-        flat = [tf.shape(logits)[0], self.beam_size * width]
-        scores, index = tf.math.top_k(tf.reshape(live.scores[:, :, None] + log_probs, flat), k=self.beam_size)
+        """The ``K`` best candidates that do not end, best first, their parents [B, K] and last tokens [B, K].
+
+        ``tokens`` int32 [B, K, N] are the best of each beam; ``own`` and ``ranking`` float32 [B, K, N] their
+        log-probabilities by the unmodified and by the processed logits.
+        """
+        width = tf.shape(tokens)[2]
+        flat = [tf.shape(tokens)[0], self.beam_size * width]
+        scores, index = tf.math.top_k(tf.reshape(live.scores[:, :, None] + ranking, flat), k=self.beam_size)
         parents = index // width  # [batch, beam]
-        chosen = tf.gather(tf.reshape(best.indices, flat), index, batch_dims=1)
-        chosen_log_probs = tf.gather(tf.reshape(log_probs, flat), index, batch_dims=1)
+        chosen = tf.gather(tf.reshape(tokens, flat), index, batch_dims=1)
+        chosen_log_probs = tf.gather(tf.reshape(own, flat), index, batch_dims=1)
         ids = tf.gather(live.ids, parents, batch_dims=1)
         token_log_probs = tf.gather(live.token_log_probs, parents, batch_dims=1)
         beams = _Beams(_put(ids, time, chosen), _put(token_log_probs, time, chosen_log_probs), scores)
         return beams, parents, chosen
 
-    def _end(
-        self, logits: tf.Tensor, normalizer: tf.Tensor, time: tf.Tensor, min_new_tokens: tf.Tensor, live: _Beams
-    ) -> _Beams:
-        """Every beam with EOS as its next token; minus infinity where EOS is not allowed yet."""
-        log_probs = logits[:, :, self._tokens.eos] - normalizer  # [batch, beam]
-        is_allowed = end_is_allowed(time, min_new_tokens)[:, None]
+    def _end(self, may_end: tf.Tensor, own: tf.Tensor, ranking: tf.Tensor, time: tf.Tensor, live: _Beams) -> _Beams:
+        """Every beam with EOS as its next token; minus infinity where it may not end. All float32 or bool [B, K]."""
         return _Beams(
-            ids=_put(live.ids, time, tf.fill(tf.shape(log_probs), self._tokens.eos)),
-            token_log_probs=_put(live.token_log_probs, time, log_probs),
-            scores=tf.where(is_allowed, live.scores + log_probs, float("-inf")),
+            ids=_put(live.ids, time, tf.fill(tf.shape(own), self._tokens.eos)),
+            token_log_probs=_put(live.token_log_probs, time, own),
+            scores=tf.where(may_end, live.scores + ranking, float("-inf")),
         )
 
     def _finish(
@@ -159,7 +180,7 @@ class _BeamSearch:
                     ids=beams.ids,
                     lengths=tf.fill(shape, length),
                     finish_reasons=tf.fill(shape, int(reason)),
-                    scores=beams.scores,
+                    scores=tf.reduce_sum(beams.token_log_probs, axis=2),
                     normalized_scores=tf.where(mask, beams.scores / norm, float("-inf")),
                     token_log_probs=beams.token_log_probs,
                 )

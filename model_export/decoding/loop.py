@@ -6,12 +6,14 @@ the room is used up. The step's graph appears once, and a batch of unlike length
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, cast
 
 import tensorflow as tf
 
 from model_export.decoding.hypotheses import Hypotheses, keep_wanted, no_hypotheses, with_capacity
-from model_export.decoding.options import DecodingOptions, TokenIds
+from model_export.decoding.options import DecodingOptions, RareOptions, RowContext, TokenIds
+from model_export.decoding.penalties import seen_prefix
+from model_export.decoding.samples import any_wants_several, one_each, regroup, several
 from model_export.decoding.step import DecoderStep
 
 _MIN_GROWTH = 8
@@ -21,7 +23,7 @@ _MIN_GROWTH = 8
 class Search(Protocol):
     """What a search adds to the loop. Its state is a ``NamedTuple`` whose fields all begin with the rows, [B, ...].
 
-    Options come beside the state: what never changes need not be handed on from step to step.
+    The rows' context comes beside the state: what never changes need not be handed on from step to step.
     """
 
     @property
@@ -29,8 +31,13 @@ class Search(Protocol):
         """Beams of every row."""
         ...
 
-    def begin(self, options: DecodingOptions) -> Any:
-        """The state before the first token, without room for any."""
+    @property
+    def draws(self) -> bool:
+        """Whether rows may ask for samples; then it has one beam."""
+        ...
+
+    def begin(self, batch: tf.Tensor) -> Any:
+        """The state of ``batch`` rows before the first token, without room for any."""
         ...
 
     def grow(self, state: Any, capacity: tf.Tensor) -> Any:
@@ -38,7 +45,7 @@ class Search(Protocol):
         ...
 
     def advance(
-        self, logits: tf.Tensor, time: tf.Tensor, options: DecodingOptions, state: Any
+        self, logits: tf.Tensor, time: tf.Tensor, rows: RowContext, state: Any
     ) -> tuple[tf.Tensor, tf.Tensor | None, Any]:
         """Choose token number ``time`` of every row from ``logits`` [B, K, V].
 
@@ -50,7 +57,7 @@ class Search(Protocol):
         """bool [B]: rows that need no further token."""
         ...
 
-    def hypotheses(self, options: DecodingOptions, state: Any) -> Hypotheses:
+    def hypotheses(self, rows: RowContext, state: Any) -> Hypotheses:
         """The answers so far, final for rows that are done."""
         ...
 
@@ -61,7 +68,7 @@ class _Live(NamedTuple):
     rows: tf.Tensor  # int32 [N]: which
     ids: tf.Tensor  # int32 [N, K]: the last known token of each beam
     positions: tf.Tensor  # int32 [N]: where the first of them stood
-    options: DecodingOptions  # [N, ...]
+    context: RowContext  # [N, ...]
     search: Any  # Search state
 
 
@@ -74,26 +81,48 @@ def decode(
     tokens: TokenIds,
 ) -> Hypotheses:
     """Decode ``source_ids`` int32 [B, S] of ``source_lengths`` int32 [B], each row as if alone."""
-    batch, beam_size = tf.shape(source_ids)[0], search.beam_size
     known = tf.pad(options.prefix_ids, [[0, 0], [1, 0]], constant_values=tokens.start)  # [batch, 1 + prefix]
-    model = _read_prefix(step, step.start(source_ids, source_lengths, beam_size), known, options.prefix_lengths)
-    last = tf.gather(known, options.prefix_lengths, batch_dims=1)  # [batch]
+    model = _read_prefix(step, step.start(source_ids, source_lengths, search.beam_size), known, options.prefix_lengths)
+    asked, samples, is_several = options, one_each(options), tf.constant(False)
+    if search.draws:
+        is_several = any_wants_several(asked)
+        samples, options, model = tf.cond(
+            is_several, lambda: several(step, asked, model), lambda: (one_each(asked), asked, model)
+        )
+    last = tf.gather_nd(known, tf.stack([samples.owners, options.prefix_lengths], axis=1))  # [rows]
+    results = _decode_rows(step, search, last, options, samples.numbers, model, tokens)
+    if search.draws:
+        results = tf.cond(is_several, lambda: regroup(results, samples, asked, tokens.pad), lambda: results)
+    return keep_wanted(results, asked.num_hypotheses, tokens.pad)
+
+
+def _decode_rows(
+    step: DecoderStep[Any],
+    search: Search,
+    last: tf.Tensor,
+    options: DecodingOptions,
+    sample_numbers: tf.Tensor,
+    model: Any,
+    tokens: TokenIds,
+) -> Hypotheses:
+    """The answers [N, K, T] of ``N`` rows whose last known tokens are ``last`` int32 [N]; ``model`` read the others."""
+    rows, beam_size = tf.shape(last)[0], search.beam_size
     live = _Live(
-        rows=tf.range(batch),
+        rows=tf.range(rows),
         ids=tf.repeat(last[:, None], beam_size, axis=1),
         positions=options.prefix_lengths,
-        options=options,
-        search=search.begin(options),
+        context=_context(options, sample_numbers, tokens),
+        search=search.begin(rows),
     )
     limit = tf.reduce_max(options.max_new_tokens)
-    results = no_hypotheses(batch, beam_size, limit, tokens.pad)
+    results = no_hypotheses(rows, beam_size, limit, tokens.pad)
 
     def any_left(time: tf.Tensor, live: _Live, model: Any, results: Hypotheses) -> tf.Tensor:
         return tf.logical_and(time < limit, tf.shape(live.rows)[0] > 0)
 
     def chunk(time: tf.Tensor, live: _Live, model: Any, results: Hypotheses) -> tuple[Any, ...]:
         time, live, model = _decode_chunk(step, search, time, _next_capacity(time, limit), live, model)
-        so_far = with_capacity(search.hypotheses(live.options, live.search), limit, tokens.pad)
+        so_far = with_capacity(search.hypotheses(live.context, live.search), limit, tokens.pad)
         results = tf.nest.map_structure(
             lambda all_rows, rows: tf.tensor_scatter_nd_update(all_rows, live.rows[:, None], rows), results, so_far
         )
@@ -103,7 +132,13 @@ def decode(
     *_, results = _while_loop(
         any_left, chunk, (tf.constant(0), live, model, results), _later(step, search, live, model)
     )
-    return keep_wanted(results, options.num_hypotheses, tokens.pad)
+    return cast(Hypotheses, results)
+
+
+def _context(options: DecodingOptions, sample_numbers: tf.Tensor, tokens: TokenIds) -> RowContext:
+    own = {name: getattr(options, name) for name in RareOptions._fields if name in DecodingOptions._fields}
+    rare = RareOptions(**own, sample_numbers=sample_numbers, seen_prefix=seen_prefix(options, tokens))
+    return RowContext(options.max_new_tokens, options.min_new_tokens, options.length_penalty, rare.pack())
 
 
 def _read_prefix(step: DecoderStep[Any], state: Any, known: tf.Tensor, prefix_lengths: tf.Tensor) -> Any:
@@ -126,7 +161,7 @@ def _decode_chunk(
 
     def one_token(time: tf.Tensor, ids: tf.Tensor, state: Any, model: Any) -> tuple[Any, ...]:
         logits, model = step(ids, live.positions + time, model)
-        ids, parents, state = search.advance(logits, time, live.options, state)
+        ids, parents, state = search.advance(logits, time, live.context, state)
         return time + 1, ids, state, model if parents is None else step.reorder(model, parents)
 
     grown = (time, live.ids, search.grow(live.search, capacity), step.grow(model, capacity))

@@ -40,6 +40,53 @@ class DecodingOptions(NamedTuple):
         return cls(**{**values, **prefix, "max_new_tokens": max_new_tokens, **others})
 
 
+class RareOptions(NamedTuple):
+    """What most calls ask nothing of, with all that it takes to act on it."""
+
+    repetition_penalty: tf.Tensor  # float32 [B]
+    no_repeat_ngram_size: tf.Tensor  # int32 [B]
+    disable_unk: tf.Tensor  # bool [B]
+    do_sample: tf.Tensor  # bool [B]
+    temperature: tf.Tensor  # float32 [B]
+    top_k: tf.Tensor  # int32 [B]
+    top_p: tf.Tensor  # float32 [B]
+    seed: tf.Tensor  # int64 [B]
+    sample_numbers: tf.Tensor  # int32 [B]: which sample of its text the row is
+    prefix_lengths: tf.Tensor  # int32 [B]
+    seen_prefix: tf.Tensor  # int32 [B, P]: the prefix right-aligned, as ``penalties`` counts tokens seen
+
+    def pack(self) -> tf.Tensor:
+        """All in one tensor, int64 [B, 10 + P]: every tensor that a loop knows costs its steps a microsecond."""
+        *columns, prefix = (_as_int64(field) for field in self)
+        return tf.concat([tf.stack(columns, axis=1), prefix], axis=1)
+
+    @classmethod
+    def unpack(cls, packed: tf.Tensor) -> RareOptions:
+        """The inverse of ``pack``."""
+        names = cls._fields[:-1]
+        columns = tf.unstack(packed[:, : len(names)], num=len(names), axis=1)
+        fields = {name: _from_int64(column, _dtype(name)) for name, column in zip(names, columns, strict=True)}
+        return cls(**fields, seen_prefix=tf.cast(packed[:, len(names) :], tf.int32))
+
+
+class RowContext(NamedTuple):
+    """What is known of each row before its first new token, and does not change while it is decoded."""
+
+    max_new_tokens: tf.Tensor  # int32 [B]
+    min_new_tokens: tf.Tensor  # int32 [B]
+    length_penalty: tf.Tensor  # float32 [B]
+    rare: tf.Tensor  # int64 [B, 10 + P]: RareOptions, packed
+
+
+def asks_for_penalties(options: DecodingOptions) -> tf.Tensor:
+    """bool scalar: does any row ask for what changes logits, or masks them."""
+    return (
+        tf.reduce_any(options.repetition_penalty != 1.0)
+        | tf.reduce_any(options.no_repeat_ngram_size > 0)
+        | tf.reduce_any(options.disable_unk)
+    )
+
+
 class TokenIds(NamedTuple):
     """Ids of one vocabulary that a search must know."""
 
@@ -48,3 +95,15 @@ class TokenIds(NamedTuple):
     pad: int  # fills outputs past their length
     suppressed: tuple[int, ...]  # never generated: pad, bos, and unk where bytes stand for unknown characters
     unk: int | None = None  # what disable_unk forbids; None: nothing
+
+
+def _dtype(name: str) -> str:
+    return OPTIONS[name].dtype if name in OPTIONS else "int32"
+
+
+def _as_int64(field: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.bitcast(field, tf.int32) if field.dtype == tf.float32 else field, tf.int64)
+
+
+def _from_int64(values: tf.Tensor, dtype: str) -> tf.Tensor:
+    return tf.bitcast(tf.cast(values, tf.int32), tf.float32) if dtype == "float32" else tf.cast(values, dtype)

@@ -11,7 +11,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from model_export.contract import OPTIONS
-from model_export.decoding import DecodingOptions, TokenIds
+from model_export.decoding import DecodingOptions, Hypotheses, TokenIds
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 A, B, C = 4, 5, 6
@@ -64,14 +64,19 @@ class ScriptedStep:
     def _fold(self, history: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
         return (history * 31 + ids + 1) % self.table.shape[0]
 
+    def logits(self, source_id: int, sequence: tuple[int, ...]) -> NDArray[np.float64]:
+        """float64 [V]: those after BOS and ``sequence``."""
+        history = source_id
+        for token in (BOS, *sequence):
+            history = (history * 31 + token + 1) % self.table.shape[0]
+        return self.table[history].numpy().astype(np.float64)
+
     def log_probs(self, source_id: int, sequence: tuple[int, ...]) -> list[float]:
         """Log-probability of each token of ``sequence`` after BOS, by the unmodified table."""
-        table = self.table.numpy().astype(np.float64)
-        normalized = table - np.log(np.exp(table).sum(-1, keepdims=True))
-        history, result = source_id, []
-        for before, after in itertools.pairwise((BOS, *sequence)):
-            history = (history * 31 + before + 1) % len(table)
-            result.append(float(normalized[history, after]))
+        result = []
+        for position, token in enumerate(sequence):
+            logits = self.logits(source_id, sequence[:position])
+            result.append(float(logits[token] - np.log(np.exp(logits).sum())))
         return result
 
 
@@ -104,6 +109,12 @@ def options(batch: int = 1, **changes: object) -> DecodingOptions:
     dtypes = {**{name: option.dtype for name, option in OPTIONS.items()}, "prefix_lengths": "int32"}
     rows = {name: tf.constant(np.broadcast_to(value, [batch]), dtypes[name]) for name, value in values.items()}
     return DecodingOptions.neutral(prefix_ids=prefix_ids, **rows)
+
+
+def sequences(found: Hypotheses, row: int = 0) -> list[tuple[int, ...]]:
+    """The hypotheses of a row, without padding and unused places."""
+    lengths = found.lengths[row].numpy()
+    return [tuple(found.ids[row, k, :n].numpy().tolist()) for k, n in enumerate(lengths) if n]
 
 
 def all_sequences(

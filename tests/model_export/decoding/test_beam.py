@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from model_export.contract import FinishReason
-from model_export.decoding import Hypotheses, beam_search, greedy_search
+from model_export.decoding import beam_search, greedy_search
 from tests.support.scripted_step import (
     BOS,
     EOS,
@@ -24,15 +24,9 @@ from tests.support.scripted_step import (
     markov_step,
     options,
     random_step,
+    sequences,
     sources,
 )
-
-
-def sequences(found: Hypotheses, row: int = 0) -> list[tuple[int, ...]]:
-    """The hypotheses of a row, without padding and unused places."""
-    lengths = found.lengths[row].numpy()
-    return [tuple(found.ids[row, k, :n].numpy().tolist()) for k, n in enumerate(lengths) if n]
-
 
 # By hand, beam 2. Greedy takes A (0.6) and ends with 0.6 * 0.4 = 0.24; through B there is 0.4 * 0.9 = 0.36.
 GARDEN_PATH = {BOS: {A: 0.6, B: 0.4}, A: {EOS: 0.4, C: 0.6}, B: {EOS: 0.9, C: 0.1}, C: {EOS: 0.5, A: 0.5}}
