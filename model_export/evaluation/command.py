@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from model_export.console import Debug, decoding_flags, one_line_errors, progress_console
+from model_export.evaluation.opening import is_address, opened_subjects, place
 from model_export.startup import load_tensorflow
-from model_export.text.progress import OnProgress, shown
+from model_export.text.progress import shown
 
 Overlong = Literal["skip", "truncate"]
 BleuTokenizer = Literal["13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "none"]
@@ -82,21 +82,27 @@ def evaluate(
       malgil-export evaluate http://127.0.0.1:8000/en-fr --data valid.tsv --limit 200
       malgil-export evaluate build/models/en-fr/1 http://127.0.0.1:8000/en-fr/2 --data valid.tsv
     """
-    _check_usage(models, limit, sample_seed, json_file)
+    _check_usage(models, version, limit, sample_seed, json_file)
     from model_export.evaluation.data import EvaluationData
     from model_export.evaluation.report import notes, tables
     from model_export.evaluation.run import EvaluationOptions
     from model_export.evaluation.run import evaluate as evaluate_models
     from model_export.text.pairs import read_pairs
 
+    places = [place(each, model, version) for each in models]
     with shown(progress_console) as on_progress:
         pairs = read_pairs(data, skip_malformed, on_progress)
-        judged_on = EvaluationData.from_pairs(pairs)
-        if limit is not None:
-            judged_on = judged_on.limited(limit, sample_seed)
-        options = EvaluationOptions(decoding, overlong, tokenize, batch_size, buckets, samples, bootstrap_seed)
-        with _opened(models, model, version, timeout_s, batch_size, on_progress) as subjects:
-            facts = evaluate_models(subjects, judged_on, options, on_progress)
+    judged_on = EvaluationData.from_pairs(pairs)
+    if limit is not None:
+        judged_on = judged_on.limited(limit, sample_seed)
+    options = EvaluationOptions(decoding, overlong, tokenize, batch_size, buckets, samples, bootstrap_seed)
+    if any(isinstance(each, Path) for each in places):
+        load_tensorflow()
+    with (
+        shown(progress_console) as on_progress,
+        opened_subjects(places, timeout_s, batch_size, on_progress) as subjects,
+    ):
+        facts = evaluate_models(subjects, judged_on, options, on_progress)
     facts["data"] = {"files": data, **facts["data"], "malformed": pairs.malformed}
     as_json = json.dumps(facts, ensure_ascii=False, indent=2)
     if json_file == "-":
@@ -109,45 +115,14 @@ def evaluate(
         typer.echo(note)
 
 
-def _check_usage(models: Sequence[str], limit: int | None, sample_seed: int | None, json_file: str | None) -> None:
+def _check_usage(
+    models: Sequence[str], version: str | None, limit: int | None, sample_seed: int | None, json_file: str | None
+) -> None:
     if len(models) > 2:
         raise typer.BadParameter("one model is judged, or two are compared", param_hint="'MODEL'")
+    if version is not None and not version.isdecimal() and not all(map(is_address, models)):
+        raise typer.BadParameter(f"versions in folders are numbers, not {version!r}", param_hint="'--version'")
     if sample_seed is not None and limit is None:
         raise typer.BadParameter("it draws the sources of --limit, which is missing", param_hint="'--sample-seed'")
     if json_file not in (None, "-") and not Path(json_file).absolute().parent.is_dir():
         raise typer.BadParameter(f"{Path(json_file).parent} is no folder", param_hint="'--json'")
-
-
-@contextmanager
-def _opened(
-    models: Sequence[str],
-    name: str | None,
-    version: str | None,
-    timeout_s: float,
-    batch_size: int,
-    on_progress: OnProgress,
-) -> Iterator[list[Any]]:
-    """The models as ``Subject``s; TensorFlow is loaded for those alone that run here."""
-    from model_export.evaluation.remote import Address, RemoteSubject, is_address
-
-    with ExitStack() as stack:
-        subjects: list[Any] = []
-        for each in models:
-            on_progress(f"opening {each}", 0, 0)
-            if is_address(each):
-                subjects.append(RemoteSubject.connect(Address.parse(each, name, version), timeout_s, batch_size))
-            else:
-                subjects.append(stack.enter_context(_local(each, version)))
-        yield subjects
-
-
-@contextmanager
-def _local(model: str, version: str | None) -> Iterator[Any]:
-    if version is not None and not version.isdecimal():
-        raise typer.BadParameter(f"{model} has numbers for its versions, not {version!r}", param_hint="'--version'")
-    load_tensorflow()
-    from model_export.evaluation.local import chosen_folder, local_subject
-
-    folder = chosen_folder(Path(model), None if version is None else int(version))
-    with local_subject(folder, f"{folder}") as subject:
-        yield subject

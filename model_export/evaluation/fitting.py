@@ -93,6 +93,7 @@ def _measure(subject: Subject, data: EvaluationData, on_progress: OnProgress) ->
     source_ids = _tokenized(subject, data.sources, on_progress)
     target_ids = _tokenized(subject, [target for group in data.targets for target in group], on_progress)
     shortest = min(range(len(source_ids)), key=lambda index: len(source_ids[index]))
+    on_progress(f"first score by {subject.title}", 0, 0)
     framing = _framing(subject, data.sources[shortest], len(source_ids[shortest]))
     return _Lengths(
         source_ids, target_ids, subject.limits.max_source_tokens - framing, subject.limits.max_target_tokens - 1

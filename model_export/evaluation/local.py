@@ -16,23 +16,6 @@ from model_export.generation import GenerationError, opened, seeded_rows, told_r
 from model_export.trained_model import CONFIG_FILE, TOKENIZER_FILE
 
 
-def chosen_folder(path: Path, version: int | None = None) -> Path:
-    """The artifact or trained model that ``path`` is, or of the versions in it this one, or the newest.
-
-    Raises:
-        EvaluationError: it is none of these.
-    """
-    if (path / CONFIG_FILE).is_file() or (path / ASSETS_FOLDER / MANIFEST_ASSET).is_file():
-        return path
-    versions = {int(each.name): each for each in path.iterdir() if each.name.isdecimal()} if path.is_dir() else {}
-    if not versions:
-        raise EvaluationError(f"{path} is neither an artifact, nor a folder of its versions, nor a trained model")
-    number = max(versions) if version is None else version
-    if number not in versions:
-        raise EvaluationError(f"{path} has no version {number}: it has {', '.join(map(str, sorted(versions)))}")
-    return versions[number]
-
-
 class LocalSubject:
     """A ``Subject`` by the signatures of an opened model."""
 

@@ -49,11 +49,6 @@ class Address:
         return cls(f"{parts.scheme}://{parts.netloc}", named_model or model, named_version or version)
 
 
-def is_address(text: str) -> bool:
-    """Whether it means a service."""
-    return text.startswith(("http://", "https://"))
-
-
 class Service:
     """Calls to one server, each answered within ``timeout_s``, and made again where the server asks for it."""
 

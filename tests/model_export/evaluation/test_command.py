@@ -61,7 +61,7 @@ def test_a_label_is_no_version_of_a_folder(data: str) -> None:
     result = run("models", "--data", data, "--version", "stable")
 
     assert result.exit_code == 2
-    assert "models has numbers for its versions, not 'stable'" in result.stderr
+    assert "versions in folders are numbers, not 'stable'" in result.stderr
 
 
 @pytest.mark.parametrize(

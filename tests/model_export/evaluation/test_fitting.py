@@ -85,4 +85,8 @@ def test_tokenizing_is_told() -> None:
 
     fit([subject()], DATA, "skip", lambda *stage: told.append(stage))
 
-    assert told == [("tokenizing for scripted", 0, 3), ("tokenizing for scripted", 0, 4)]
+    assert told == [
+        ("tokenizing for scripted", 0, 3),
+        ("tokenizing for scripted", 0, 4),
+        ("first score by scripted", 0, 0),
+    ]

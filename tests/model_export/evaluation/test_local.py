@@ -1,4 +1,4 @@
-"""Which folder is meant, and a model in this process."""
+"""A model in this process."""
 
 from __future__ import annotations
 
@@ -7,41 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET
-from model_export.evaluation.local import chosen_folder, local_subject
+from model_export.evaluation.local import local_subject
 from model_export.evaluation.subject import EvaluationError
-
-
-def artifact(folder: Path) -> Path:
-    (folder / ASSETS_FOLDER).mkdir(parents=True)
-    (folder / ASSETS_FOLDER / MANIFEST_ASSET).write_text("{}")
-    return folder
-
-
-def test_of_versions_the_newest_or_the_one_that_is_named(tmp_path: Path) -> None:
-    model = tmp_path / "en-fr"
-    nine, ten = artifact(model / "9"), artifact(model / "10")
-    (model / ".exporting-x").mkdir()
-
-    assert chosen_folder(model) == ten
-    assert chosen_folder(model, 9) == nine
-    assert chosen_folder(ten) == ten
-    with pytest.raises(EvaluationError, match="en-fr has no version 8: it has 9, 10"):
-        chosen_folder(model, 8)
-
-
-def test_a_trained_model_is_what_it_is(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("")
-
-    assert chosen_folder(tmp_path) == tmp_path
-
-
-def test_a_folder_of_nothing(tmp_path: Path) -> None:
-    for folder in (tmp_path, tmp_path / "missing"):
-        with pytest.raises(
-            EvaluationError, match=f"{folder} is neither an artifact, nor a folder of its versions, nor"
-        ):
-            chosen_folder(folder)
 
 
 def test_an_artifact_answers_and_scores(artifact_root: Path) -> None:
