@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -21,62 +20,16 @@ from model_export.artifact.calls import (
     read_answers,
     text_array,
 )
-from model_export.artifact.reloaded import in_session
 from model_export.config import RnnConfig, TransformerConfig
 from model_export.contract import OPTIONS, SUPPORTED_OPTIONS, FinishReason
 from model_export.decoding import DecodingOptions, Hypotheses, TokenIds, beam_search, greedy_search
 from model_export.text.tokenizers import BOS_ID, EOS_ID, PAD_ID, UNK_ID, SentencePieceTokenizer
+from tests.support.mixed_rows import MIXED, framed, no_rows, set_option, with_beams
 from tests.support.tiny_models import CORPUS, LIMITS, RNN, TRANSFORMER, VOCABULARY_SIZE, tiny_model
 
 Signatures = Mapping[str, Signature]
 
 CONFIGS = {"transformer": TRANSFORMER, "rnn": RNN}
-MIXED = (
-    Row("the cat sat on the mat", (), {"max_new_tokens": 9}),
-    Row("오늘 날씨가 좋네요", (), {"min_new_tokens": 7, "max_new_tokens": 20}),
-    Row("日本語の本を読む", (), {"max_new_tokens": 3}, prefix_ids=(270, 281, 290)),
-    Row("🎉 unknown ሰላም", (), {}),
-    Row("a", (), {"max_new_tokens": 1}),
-    Row("", (), {"seed": 7}, prefix_ids=(300,)),
-)
-
-
-@pytest.fixture(scope="module")
-def transformer(artifact_root: Path) -> Iterator[Signatures]:
-    with in_session(artifact_root / "tiny-transformer" / "1") as signatures:
-        yield signatures
-
-
-@pytest.fixture(scope="module")
-def rnn(artifact_root: Path) -> Iterator[Signatures]:
-    with in_session(artifact_root / "tiny-rnn" / "1") as signatures:
-        yield signatures
-
-
-@pytest.fixture(params=["transformer", "rnn"])
-def name(request: pytest.FixtureRequest) -> str:
-    return request.param
-
-
-@pytest.fixture
-def signatures(name: str, request: pytest.FixtureRequest) -> Signatures:
-    return request.getfixturevalue(name)
-
-
-def with_beams(rows: tuple[Row, ...], beam_size: int) -> list[Row]:
-    """The rows with beams, and options that only matter to them."""
-    varied = [
-        {"beam_size": beam_size, "num_hypotheses": 1 + index % beam_size, "length_penalty": (0.0, 1.0, 2.0)[index % 3]}
-        for index in range(len(rows))
-    ]
-    return [replace(row, options={**row.options, **more}) for row, more in zip(rows, varied, strict=True)]
-
-
-def framed(rows: list[Row], tokenize: Signature) -> list[Row]:
-    """The rows with the tokens of their texts."""
-    outputs = tokenize({"texts": text_array([row.text for row in rows])})
-    ids = [tuple(ids[:length].tolist()) for ids, length in zip(outputs["ids"], outputs["lengths"], strict=True)]
-    return [replace(row, source_ids=(*tokens, EOS_ID)) for row, tokens in zip(rows, ids, strict=True)]
 
 
 def live_answers(config: TransformerConfig | RnnConfig, rows: list[Row], beam_size: int) -> list[Answer]:
@@ -203,20 +156,8 @@ def test_tokenize_and_detokenize_are_inverse(transformer: Signatures) -> None:
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
-def set_option(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    def change(inputs: dict[str, Any]) -> None:
-        inputs[name] = np.full_like(inputs[name], value)
-
-    return change
-
-
 def long_prefix(inputs: dict[str, Any]) -> None:
     inputs["prefix_ids"], inputs["prefix_lengths"] = padded([[300] * LIMITS["max_target_tokens"]] * 2)
-
-
-def no_rows(inputs: dict[str, Any]) -> None:
-    for name, value in inputs.items():
-        inputs[name] = value[:0]
 
 
 REFUSALS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
