@@ -158,15 +158,8 @@ end a target with EOS; ``score_ids`` scores exactly the tokens that it is given.
 IDS_ONLY: Final = ("generate_ids", "score_ids", "describe")
 """Signatures of an artifact without a tokenizer in its graph, for servers that lack TF Text: its callers tokenize."""
 
-SUPPORTED_OPTIONS: Final = (
-    "beam_size",
-    "num_hypotheses",
-    "max_new_tokens",
-    "min_new_tokens",
-    "length_penalty",
-    "prefix",
-)
-"""Options that today's graphs act on; the rest must stay at their neutral value (the graph asserts it)."""
+SUPPORTED_OPTIONS: Final = (*OPTIONS, "prefix")
+"""Options that today's graphs act on: all of them. An artifact's manifest names those that its own graph knows."""
 
 
 # --- the manifest -----------------------------------------------------------------------------------------------------

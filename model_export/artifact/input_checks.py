@@ -10,10 +10,11 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from model_export.contract import OPTIONS, SUPPORTED_OPTIONS, Limits
+from model_export.contract import Limits
+from model_export.decoding.penalties import MOST_NGRAM_SIZE
 
-_HARMLESS = ("seed",)  # nothing is drawn as long as sampling is not supported
-_MOST_PENALTY = 10  # ``length ** length_penalty`` is neither 0 nor infinite in float32
+_MOST_LENGTH_PENALTY = 10  # ``length ** length_penalty`` is neither 0 nor infinite in float32
+_MOST_FACTOR = 100  # more than anybody wants of a temperature or a repetition penalty
 
 
 def require(condition: tf.Tensor, message: str, *values: tf.Tensor) -> tf.Operation:
@@ -89,16 +90,32 @@ def check_options(options: Mapping[str, tf.Tensor], limits: Limits) -> dict[str,
     asked = options["max_new_tokens"]
     default = tf.minimum(limits.default_max_new_tokens, room)
     options = {**options, "max_new_tokens": tf.where(asked == 0, default, asked)}
-    checks = [*_beam_checks(options, limits), *_length_checks(options, room, limits), *_neutral_checks(options)]
+    checks = [
+        *_beam_checks(options, limits),
+        *_length_checks(options, room, limits),
+        *_repetition_checks(options),
+        *_sampling_checks(options),
+    ]
     return {name: guarded(tensor, *checks) for name, tensor in options.items()}
 
 
 def _beam_checks(options: Mapping[str, tf.Tensor], limits: Limits) -> list[tf.Operation]:
     beam_size, hypotheses, most = options["beam_size"], options["num_hypotheses"], limits.max_beam_size
+    samples = options["do_sample"]
     return [
         require(beam_size == beam_size[:1], "beam_size must be equal in all rows of one call:", beam_size),
         require((beam_size >= 1) & (beam_size <= most), f"beam_size must be 1..{most}:", beam_size),
-        require((hypotheses >= 1) & (hypotheses <= beam_size), "num_hypotheses must be 1..beam_size:", hypotheses),
+        require(~samples | (beam_size == 1), "do_sample needs beam_size 1: beams do not draw, beam_size is", beam_size),
+        require(
+            samples | ((hypotheses >= 1) & (hypotheses <= beam_size)),
+            "num_hypotheses must be 1..beam_size:",
+            hypotheses,
+        ),
+        require(
+            ~samples | ((hypotheses >= 1) & (hypotheses <= most)),
+            f"num_hypotheses must be 1..{most} with do_sample:",
+            hypotheses,
+        ),
     ]
 
 
@@ -114,17 +131,31 @@ def _length_checks(options: Mapping[str, tf.Tensor], room: tf.Tensor, limits: Li
         require(least >= 0, "min_new_tokens must be 0 or more:", least),
         require(least <= most, "min_new_tokens must be at most max_new_tokens:", least, most),
         require(
-            tf.abs(penalty) <= _MOST_PENALTY, f"length_penalty must be {-_MOST_PENALTY}..{_MOST_PENALTY}:", penalty
+            tf.abs(penalty) <= _MOST_LENGTH_PENALTY,
+            f"length_penalty must be {-_MOST_LENGTH_PENALTY}..{_MOST_LENGTH_PENALTY}:",
+            penalty,
         ),
     ]
 
 
-def _neutral_checks(options: Mapping[str, tf.Tensor]) -> list[tf.Operation]:
-    """Options that this graph cannot act on are refused rather than ignored."""
-    checks = []
-    for name, option in OPTIONS.items():
-        if name not in SUPPORTED_OPTIONS and name not in _HARMLESS:
-            neutral = tf.constant(option.neutral, option.dtype)
-            message = f"{name} is not supported by this model: it must be {option.neutral}"
-            checks.append(require(tf.equal(options[name], neutral), message, options[name]))
-    return checks
+def _repetition_checks(options: Mapping[str, tf.Tensor]) -> list[tf.Operation]:
+    penalty, size = options["repetition_penalty"], options["no_repeat_ngram_size"]
+    return [
+        _require_factor("repetition_penalty", penalty),
+        require((size >= 0) & (size <= MOST_NGRAM_SIZE), f"no_repeat_ngram_size must be 0..{MOST_NGRAM_SIZE}:", size),
+    ]
+
+
+def _sampling_checks(options: Mapping[str, tf.Tensor]) -> list[tf.Operation]:
+    """Held by rows that do not sample too: a value that is wrong is a mistake wherever it stands."""
+    top_k, top_p = options["top_k"], options["top_p"]
+    return [
+        _require_factor("temperature", options["temperature"]),
+        require(top_k >= 0, "top_k must be 0 or more:", top_k),
+        require((top_p > 0.0) & (top_p <= 1.0), "top_p must be more than 0 and at most 1:", top_p),
+    ]
+
+
+def _require_factor(name: str, value: tf.Tensor) -> tf.Operation:
+    good = (value > 0.0) & (value <= _MOST_FACTOR)  # what is no number compares as false
+    return require(good, f"{name} must be more than 0 and at most {_MOST_FACTOR}:", value)

@@ -177,7 +177,7 @@ class ServingModule(tf.Module):
     def _token_ids(self) -> TokenIds:
         """A model that can spell every text by bytes never needs to say "unknown"."""
         unknown = (UNK_ID,) if self._tokenizer.byte_fallback else ()
-        return TokenIds(start=BOS_ID, eos=EOS_ID, pad=PAD_ID, suppressed=(PAD_ID, BOS_ID, *unknown))
+        return TokenIds(BOS_ID, EOS_ID, PAD_ID, suppressed=(PAD_ID, BOS_ID, *unknown), unk=UNK_ID)
 
     def _sentences(self, outputs: Tensors, prefix_ids: tf.Tensor, prefix_lengths: tf.Tensor) -> tf.Tensor:
         """Prefix and new tokens as text, string [B, K]; empty where there is no hypothesis."""

@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from model_export.decoding.options import DecodingOptions, RareOptions, TokenIds
 
-_MOST_NGRAM_SIZE = 8
+MOST_NGRAM_SIZE = 8
+"""The longest n-grams that ``no_repeat_ngram_size`` can forbid."""
 
 
 class Processed(NamedTuple):
@@ -113,7 +114,7 @@ def forbid_repeated_ngrams(logits: tf.Tensor, seen: tf.Tensor, size: tf.Tensor, 
         size: int32 [B], 0..8; 0: any n-gram may come again, 1: no token may.
         pad: its id.
     """
-    reach = _MOST_NGRAM_SIZE - 1
+    reach = MOST_NGRAM_SIZE - 1
     width = tf.shape(seen)[2]
     padded = tf.pad(seen, [[0, 0], [0, 0], [reach, 0]], constant_values=pad)
     windows = tf.gather(padded, tf.range(width)[:, None] + tf.range(reach), axis=2)  # [batch, beam, window, reach]

@@ -130,8 +130,8 @@ def test_neutral_values_have_the_type_of_their_option() -> None:
     }
 
 
-def test_supported_options_are_options() -> None:
-    assert set(SUPPORTED_OPTIONS) <= {*OPTIONS, "prefix"}
+def test_every_option_is_supported() -> None:
+    assert set(SUPPORTED_OPTIONS) == {*OPTIONS, "prefix"}
 
 
 def test_finish_reasons_keep_their_numbers() -> None:
