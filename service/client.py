@@ -153,7 +153,7 @@ class _EngineThread(threading.Thread):
         super().__init__(name="engine")
         self._settings = settings
         self._loaded: Future[Engine] = Future()
-        self._began: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[None] | None]] = Future()
+        self._began: Future[tuple[asyncio.AbstractEventLoop, asyncio.Task[Any]]] = Future()
         self._asking = threading.Lock()  # nothing is asked of a loop that has ended
         self._closed = False
         self.start()
@@ -169,7 +169,9 @@ class _EngineThread(threading.Thread):
             self._loaded.set_exception(error)
 
     async def _own_engine(self) -> None:
-        self._began.set_result((asyncio.get_running_loop(), asyncio.current_task()))
+        task = asyncio.current_task()
+        assert task is not None, "asyncio.run makes one"
+        self._began.set_result((asyncio.get_running_loop(), task))
         async with running_engine(self._settings) as engine:
             self._loaded.set_result(engine)
             await asyncio.Event().wait()  # until this task is cancelled
@@ -200,6 +202,6 @@ class _EngineThread(threading.Thread):
         with self._asking:
             self._closed = True
         loop, task = self._began.result()
-        with suppress(RuntimeError):  # it has ended: the models could not be loaded
-            loop.call_soon_threadsafe(task.cancel if task else loop.stop)
+        with suppress(RuntimeError):  # the loop has ended: the models could not be loaded
+            loop.call_soon_threadsafe(task.cancel)
         self.join()

@@ -84,9 +84,8 @@ def in_order(
     stopped = threading.Event()
 
     def run(call: Call[Row], future: Future[Answer]) -> None:
-        with running:
-            if not stopped.is_set():
-                _settle(future, lambda: answer(call))
+        _settle(future, lambda: answer(call))
+        running.release()
 
     def read() -> None:
         end: Future[Answer] = Future()
@@ -96,10 +95,11 @@ def in_order(
     def start_all() -> Any:
         held.acquire()  # before the call is read
         for call in calls:
-            if stopped.is_set():
-                return
             future: Future[Answer] = Future()
             started.put((call, future))
+            running.acquire()
+            if stopped.is_set():
+                return
             threading.Thread(target=run, args=(call, future), daemon=True).start()
             held.acquire()
 
@@ -115,6 +115,7 @@ def in_order(
     finally:
         stopped.set()
         held.release()
+        running.release()
 
 
 def _settle(future: Future[Answer], work: Callable[[], Answer]) -> None:

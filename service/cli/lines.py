@@ -54,7 +54,7 @@ def of_file(path: Path | None) -> Lines:
         return Lines(lambda: _lines(standard, _standard_name), _standard_name, is_typed=sys.stdin.isatty())
     file = path
     if not os.access(file, os.R_OK) or file.is_dir():
-        file.read_bytes()  # says why, before anything else is done
+        file.read_bytes()  # says why, before anything else is done; what can be read is not opened, as a pipe is once
 
     def name(place: int) -> str:
         return f"line {place} of {path}"

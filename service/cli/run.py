@@ -107,7 +107,7 @@ def _about(error: ServiceError, call: Call[Row], job: Job[Row], lines: Lines) ->
     """The same error, with lines for elements of the request."""
     message = error.message
     element = _ELEMENT.match(message)
-    if element and element[1] in job.elements:
+    if element and element[1] in job.elements and int(element[2]) < len(call.asked):
         place, _ = call.asked[int(element[2])]
         message = f"{job.elements[element[1]]}{lines.name(place)}{message[element.end() :]}"
     elif isinstance(error, (BackendFailed, DeadlineExceeded, RequestTooLarge)):

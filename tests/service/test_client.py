@@ -1,19 +1,24 @@
 """What clients make of servers that are none of ours, or busy; with ours, see ``test_cli.py``."""
 
+import asyncio
 import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from service.client import over_http, patient
+from service.backends.scripted import ScriptedBackend
+from service.client import in_process, over_http, patient
 from service.errors import (
     BackendFailed,
     BackendUnavailable,
     DeadlineExceeded,
+    Draining,
     InvalidRequest,
     ModelNotFound,
     Overloaded,
     RequestTooLarge,
 )
+from service.settings import Settings
 from tests.support.stub_server import Reply, answer, echo, stub_server
 
 BODY = {"inputs": ["a"], "parameters": {}}
@@ -138,3 +143,41 @@ def test_nobody_there_is_not_asked_again():
     with pytest.raises(BackendUnavailable, match="does `malgil serve` run there") as raised:
         patient(over_http("http://127.0.0.1:1", 1.0), sleep=lambda seconds: pytest.fail("waited"))("generate", BODY)
     assert raised.value.retry_after_s is None
+
+
+def test_models_in_this_process_answer_several_threads():
+    with in_process(Settings(backend="scripted"), 10.0) as ask:
+        with ThreadPoolExecutor(8) as threads:
+            answers = list(threads.map(lambda n: ask("generate", {"inputs": [f"word {n}"]}), range(40)))
+        scored = ask("score", {"inputs": ["a"], "targets": ["a"], "parameters": {"align": True}})
+        with pytest.raises(InvalidRequest, match="'beam_size' must be an integer"):
+            ask("generate", {"inputs": ["a"], "parameters": {"beam_size": 0}})
+        with pytest.raises(ModelNotFound, match="there is no model 'other'"):
+            ask("score", {"inputs": ["a"], "targets": ["a"], "model": "other"})
+    assert [answer["outputs"][0]["generated_text"] for answer in answers] == [f"word {n}" for n in range(40)]
+    assert scored["model_name"] == "echo"
+    assert {"score", "perplexity", "alignment"} <= scored["outputs"][0].keys()
+
+
+def test_models_that_are_closed_answer_nobody(monkeypatch):
+    reached = threading.Event()
+
+    class Slow(ScriptedBackend):
+        async def predict(self, *arguments):
+            reached.set()
+            await asyncio.sleep(30)
+
+    monkeypatch.setattr("service.bootstrap.make_backend", lambda settings: Slow())
+    with ThreadPoolExecutor(1) as threads:
+        with in_process(Settings(), 60.0) as ask:
+            waiting = threads.submit(ask, "generate", {"inputs": ["a"]})
+            assert reached.wait(10)
+        with pytest.raises(Draining):
+            waiting.result(10)
+    with pytest.raises(Draining, match="closed"):
+        ask("generate", {"inputs": ["a"]})
+
+
+def test_models_that_cannot_be_loaded_are_told(tmp_path):
+    with pytest.raises(BackendUnavailable, match="no model in"), in_process(Settings(models_folder=tmp_path), 1.0):
+        pytest.fail("there are no models")
