@@ -46,10 +46,14 @@ class AdmittedRow:
         return self.options.num_hypotheses if self.options.do_sample else self.options.beam_size
 
     @property
-    def cost(self) -> int:
-        """Expected positions over its width; the output is taken to be as long as the source where bounds allow it."""
-        expected = max(self.options.min_new_tokens, min(self.max_new_tokens, len(self.source_ids)))
-        return self.width * (len(self.source_ids) + len(self.prefix_ids) + expected)
+    def reads(self) -> int:
+        """Positions that are read in parallel before the first step."""
+        return len(self.source_ids) + len(self.prefix_ids)
+
+    def steps(self, target_tokens: float) -> float:
+        """Steps until a target of so many tokens, its prefix included, is there: at least 1, and within its bounds."""
+        wanted = max(target_tokens - len(self.prefix_ids), self.options.min_new_tokens, 1)
+        return min(wanted, self.max_new_tokens)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -81,9 +85,13 @@ class ScoringRow:
         return 1
 
     @property
-    def cost(self) -> int:
-        """Positions that are read, all in one step."""
+    def reads(self) -> int:
+        """As of ``AdmittedRow``."""
         return len(self.source_ids) + len(self.target_ids)
+
+    def steps(self, target_tokens: float) -> float:
+        """As of ``AdmittedRow``: one, as the target is read and not searched for."""
+        return 1.0
 
 
 Row: TypeAlias = AdmittedRow | ScoringRow

@@ -50,7 +50,7 @@ def run(
         batcher.stop(Draining("the test is over"))
         await batcher.close()
         assert not batcher._running
-        assert len(batcher._queue) == 0
+        assert len(batcher._scheduler) == 0
         assert not batcher._jobs
 
     asyncio.run(asyncio.wait_for(main(), timeout=20))

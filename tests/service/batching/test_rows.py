@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
 from model_export.contract import OPTIONS, SIGNATURES
 from service.backends.signatures import check_inputs
-from service.batching.rows import batch_inputs, padding_ratio, split_outputs
+from service.batching.rows import ScoringRow, batch_inputs, padding_ratio, split_outputs
 from service.errors import BackendFailed
 from tests.support.rows import make_row
 
@@ -58,11 +60,23 @@ def test_options_left_alone_are_neutral_on_the_wire() -> None:
         assert name == "max_new_tokens" or inputs[name].tolist() == [option.neutral]
 
 
-def test_cost_counts_every_beam_and_no_more_output_than_allowed() -> None:
-    assert make_row(10).cost == 20
-    assert make_row(10, beam_size=4).cost == 80
-    assert make_row(10, max_new_tokens=3).cost == 13
-    assert make_row(10, min_new_tokens=30).cost == 40
+def test_steps_are_those_of_the_target_behind_its_prefix_within_what_is_allowed() -> None:
+    assert make_row(10).steps(12.5) == 12.5
+    assert make_row(10, max_new_tokens=3).steps(12.5) == 3
+    assert make_row(10, min_new_tokens=30).steps(12.5) == 30
+    prefixed = replace(make_row(10), prefix_ids=np.arange(5, dtype=np.int32))
+    assert (prefixed.reads, prefixed.steps(12.5), prefixed.steps(4.0)) == (15, 7.5, 1)
+
+
+def test_beams_and_samples_are_decoded_side_by_side() -> None:
+    assert make_row().width == 1
+    assert make_row(beam_size=4, num_hypotheses=2).width == 4
+    assert make_row(do_sample=True, num_hypotheses=3).width == 3
+
+
+def test_a_target_to_score_is_read_in_one_step() -> None:
+    row = ScoringRow("echo", 1, np.arange(6, dtype=np.int32), np.arange(4, dtype=np.int32))
+    assert (row.reads, row.steps(100.0), row.width) == (10, 1, 1)
 
 
 def test_padding_ratio_is_the_share_of_padded_source_positions() -> None:

@@ -1,0 +1,145 @@
+"""What rows and batches cost, predicted from what was measured.
+
+Two regressions are learnt from every batch that ends: how long a model's targets are, given the source, and how long
+a batch runs, given its shape. Nothing here knows of queues or clocks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from typing import Final, NamedTuple
+
+from service.batching.regression import Regression
+from service.batching.rows import AdmittedRow, Row, TimedResult
+
+PRIOR_SECONDS: Final = (1e-3, 1e-4, 1e-5, 1e-6)
+"""Of ``BatchShape.features`` before anything was measured: faster than any model, as a cold server must not refuse."""
+PRIOR_TARGET_TOKENS: Final = (1.0, 1.0)
+"""A target is taken to have one token, and one more for each of its source, before any was seen."""
+STRETCH_SMOOTHING: Final = 0.1
+STRETCH_BOUNDS: Final = 0.5, 8.0
+
+
+class RowCost(NamedTuple):
+    """What a row adds to a batch, as predicted when it came."""
+
+    reads: int  # positions read in parallel
+    steps: float  # of decoding, one after the other
+    width: int  # sequences decoded side by side
+
+    @property
+    def positions(self) -> float:
+        """Of each of its sequences."""
+        return self.reads + self.steps
+
+
+class BatchShape(NamedTuple):
+    """What the time of a batch depends on."""
+
+    rows: int = 0
+    steps: float = 0.0  # of the row with the most
+    decoded: float = 0.0  # steps x width, summed: rows that are done leave the loop
+    reads: int = 0  # of the row with the most
+    positions: float = 0.0  # positions x width of the row with the most
+
+    def with_row(self, cost: RowCost) -> BatchShape:
+        """The shape with one more row."""
+        return BatchShape(
+            self.rows + 1,
+            max(self.steps, cost.steps),
+            self.decoded + cost.steps * cost.width,
+            max(self.reads, cost.reads),
+            max(self.positions, cost.positions * cost.width),
+        )
+
+    @property
+    def features(self) -> tuple[float, float, float, float]:
+        """The call itself, its steps, the tokens decoded in them, the padded positions read before them."""
+        return 1.0, self.steps, self.decoded, float(self.rows * self.reads)
+
+    @property
+    def padded_positions(self) -> float:
+        """What ``max_batch_tokens`` bounds."""
+        return self.rows * self.positions
+
+
+class RowSeconds(NamedTuple):
+    """Predicted slot-seconds of a row."""
+
+    alone: float  # in a batch of its own
+    full: float  # of a full batch of its like
+    share: float  # its part of the batches that run while many rows wait
+
+
+class Costs:
+    """Predicts, and learns from every batch. Groups are those of ``Row.group``."""
+
+    def __init__(self, max_batch_rows: int, max_batch_tokens: int) -> None:
+        self._max_batch_rows = max_batch_rows
+        self._max_batch_tokens = max_batch_tokens
+        self._targets: dict[Hashable, Regression] = {}  # tokens, by model and version
+        self._seconds: dict[Hashable, Regression] = {}  # by group
+        self._stretch: dict[Hashable, float] = {}  # by group: a batch's seconds over its rows' parts of full ones
+
+    def row(self, row: Row) -> RowCost:
+        """The row's predicted cost."""
+        return RowCost(row.reads, row.steps(self._target(row).predict((1.0, len(row.source_ids)))), row.width)
+
+    def batch_seconds(self, group: Hashable, shape: BatchShape) -> float:
+        """Predicted time of a batch."""
+        regression = self._seconds.get(group)
+        return (regression or Regression(PRIOR_SECONDS)).predict(shape.features)
+
+    def row_seconds(self, group: Hashable, cost: RowCost) -> RowSeconds:
+        """Predicted time of a row, by itself and among many."""
+        full = self._full_batch(cost)
+        full_s = self.batch_seconds(group, full)
+        alone_s = self.batch_seconds(group, BatchShape().with_row(cost))
+        return RowSeconds(alone_s, full_s, min(alone_s, full_s / full.rows * self._stretch.get(group, 1.0)))
+
+    def trusted(self, group: Hashable) -> bool:
+        """Whether enough was measured to refuse somebody for it."""
+        regression = self._seconds.get(group)
+        return regression is not None and regression.trusted
+
+    def learn(
+        self, group: Hashable, costs: Sequence[RowCost], shape: BatchShape, seconds: float, many_waited: bool
+    ) -> None:
+        """A batch of rows of these costs took ``seconds``; ``many_waited``: there were rows to fill it with."""
+        if many_waited:
+            expected = sum(self.batch_seconds(group, full) / full.rows for full in map(self._full_batch, costs))
+            low, high = STRETCH_BOUNDS
+            newest, old = min(high, max(low, seconds / expected)), self._stretch.get(group, 1.0)
+            self._stretch[group] = old + STRETCH_SMOOTHING * (newest - old)
+        self._seconds.setdefault(group, Regression(PRIOR_SECONDS)).learn(shape.features, seconds)
+
+    def learn_targets(self, rows: Sequence[Row], results: Sequence[TimedResult]) -> None:
+        """Learn how long targets are from the longest hypothesis of each row of one model and version.
+
+        A target that a bound has cut says only that it would have been at least so long, and one that a bound has
+        stretched that it would have been at most so long: beyond that they count as what was expected.
+        """
+        sources, targets, count = 0, 0.0, 0
+        for row, result in zip(rows, results, strict=True):
+            if isinstance(row, AdmittedRow):
+                prefix, new = len(row.prefix_ids), int(result.row.lengths.max())
+                expected = self._target(row).predict((1.0, len(row.source_ids)))
+                if new >= row.max_new_tokens:
+                    target = max(expected, prefix + new)
+                elif new <= row.options.min_new_tokens:
+                    target = min(expected, prefix + new)
+                else:
+                    target = prefix + new
+                sources, targets, count = sources + len(row.source_ids), targets + target, count + 1
+        if count:
+            key = rows[0].model, rows[0].version
+            self._targets.setdefault(key, Regression(PRIOR_TARGET_TOKENS)).learn((count, sources), targets)
+
+    def _target(self, row: Row) -> Regression:
+        return self._targets.get((row.model, row.version)) or Regression(PRIOR_TARGET_TOKENS)
+
+    def _full_batch(self, cost: RowCost) -> BatchShape:
+        """As many rows of this cost as fit."""
+        rows = max(1, min(self._max_batch_rows, int(self._max_batch_tokens / (cost.positions * cost.width))))
+        decoded = rows * cost.steps * cost.width
+        return BatchShape(rows, cost.steps, decoded, cost.reads, cost.positions * cost.width)

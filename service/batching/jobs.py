@@ -1,0 +1,89 @@
+"""What waits: jobs, which are requests, and their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+from service.batching.costs import BatchShape, RowCost, RowSeconds
+from service.batching.rows import Row, TimedResult
+from service.errors import DeadlineExceeded, ServiceError
+
+
+class Job:
+    """The rows of one request: taken together, answered together, exactly once.
+
+    It is closed by its last result, by an error, or because nobody waits for it any more; what comes later is dropped.
+    ``on_close`` is called once, in all three cases.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[Row],
+        deadline: float,
+        on_close: Callable[[Job], None],
+        request_id: str = "",
+    ) -> None:
+        self.rows = rows
+        self.deadline = deadline
+        self.request_id = request_id
+        self.closed = False
+        self.error: ServiceError | None = None
+        self.results: dict[int, TimedResult] = {}  # by index into rows; complete when closed without error
+        self._on_close = on_close
+
+    def deliver(self, index: int, result: TimedResult) -> None:
+        """The result of one row."""
+        if self.closed:
+            return
+        self.results[index] = result
+        if len(self.results) == len(self.rows):
+            self.abandon()
+
+    def fail(self, error: ServiceError) -> None:
+        """One error answers the whole request."""
+        if not self.closed:
+            self.error = error
+            self.abandon()
+
+    def abandon(self) -> None:
+        """Close it as it is: nothing more is wanted."""
+        if not self.closed:
+            self.closed = True
+            self._on_close(self)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Entry:
+    """A row that waits or runs."""
+
+    due: float  # its urgency: the least runs first
+    sequence: int  # its age
+    job: Job
+    index: int  # into the job's rows
+    row: Row
+    cost: RowCost
+    seconds: RowSeconds
+    enqueued_at: float
+    alone: bool = False  # it must not share a batch
+
+    @property
+    def group(self) -> Hashable:
+        """Entries of one batch agree in it."""
+        return (self.row.group, self.sequence) if self.alone else self.row.group
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Batch:
+    """Entries that run together."""
+
+    entries: Sequence[Entry]
+    shape: BatchShape
+    seconds: float  # predicted
+    started_at: float
+    many_waited: bool  # when it was taken, another full one was left waiting
+
+
+def deadline_exceeded() -> DeadlineExceeded:
+    """The error of a job whose deadline has passed."""
+    return DeadlineExceeded("no answer within the request's time: allow more of it, or send fewer or shorter texts")

@@ -1,0 +1,77 @@
+"""Non-negative linear regression, learnt one observation at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+FORGETTING: Final = 0.99
+"""What an observation's weight is multiplied by with each that follows: some hundred count."""
+RIDGE: Final = 1e-3
+"""Weight of the prior, in observations."""
+LEAST: Final = 1e-3
+"""A prediction weighs an observation by at least this part of the prior's."""
+TRUSTED_AFTER: Final = 8
+"""Observations after which predictions are good for something: before, the prior may be off by any factor."""
+CLIP: Final = 4.0
+"""From then on an observation counts for at most so many times what was predicted, and at least for that part of it."""
+SWEEPS: Final = 4
+"""Of coordinate descent for each observation. It goes on from where it stood, so that few are enough."""
+
+
+class Regression:
+    """``y = coefficients . x`` with coefficients >= 0: recursive least squares with forgetting.
+
+    The normal equations are kept, and solved under the bound by coordinate descent. An observation weighs
+    1 / predicted, as for a variance that grows with the mean (quasi-Poisson): what is predicted in sum is then what was
+    measured in sum. Coordinates are scaled by the prior, so that all are of like size.
+    """
+
+    def __init__(self, prior: Sequence[float]) -> None:
+        """``prior``: the coefficients before the first observation, all positive."""
+        self.observations = 0
+        self._prior = tuple(prior)
+        size = len(self._prior)
+        self._factors = [1.0] * size  # coefficients over the prior
+        self._matrix = [[0.0] * size for _ in range(size)]
+        self._moments = [0.0] * size
+
+    @property
+    def trusted(self) -> bool:
+        """Whether there were enough observations."""
+        return self.observations >= TRUSTED_AFTER
+
+    def predict(self, x: Sequence[float]) -> float:
+        """The expected y; positive for x that is not all zero, as long as no coefficient is."""
+        return sum(value * prior * factor for value, prior, factor in zip(x, self._prior, self._factors, strict=True))
+
+    def learn(self, x: Sequence[float], y: float) -> None:
+        """One observation, y > 0."""
+        scaled = [value * prior for value, prior in zip(x, self._prior, strict=True)]
+        predicted = max(self.predict(x), LEAST * sum(scaled))
+        if not self.trusted:
+            predicted = max(predicted, y)  # as a weight: the prior's would be out of all proportion
+        else:
+            y = min(CLIP * predicted, max(predicted / CLIP, y))
+        weight = 1.0 / predicted
+        if not self.observations:
+            self._hold_to_prior(RIDGE * weight * sum(scaled) ** 2)
+        self.observations += 1
+        for row, moments in zip(self._matrix, scaled, strict=True):
+            for column, value in enumerate(scaled):
+                row[column] = FORGETTING * row[column] + weight * moments * value
+        self._moments = [
+            FORGETTING * moment + weight * value * y for moment, value in zip(self._moments, scaled, strict=True)
+        ]
+        self._solve()
+
+    def _hold_to_prior(self, weight: float) -> None:
+        """A ridge around the prior, which keeps what no observation tells apart where it is."""
+        for index, row in enumerate(self._matrix):
+            row[index] = self._moments[index] = weight
+
+    def _solve(self) -> None:
+        for _ in range(SWEEPS):
+            for index, (row, moment) in enumerate(zip(self._matrix, self._moments, strict=True)):
+                residual = moment - sum(value * factor for value, factor in zip(row, self._factors, strict=True))
+                self._factors[index] = max(0.0, self._factors[index] + residual / row[index])
