@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import sentencepiece
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
+from model_export.artifact.calls import Signature
 from model_export.artifact.reloaded import in_session
 from model_export.artifact.replay import Comparison, replay_certificate
-from model_export.contract import Certificate, Manifest
+from model_export.contract import IDS_ONLY, SIGNATURES, Certificate, Manifest
+from model_export.text.tokenizers import EOS_ID
 from model_export.verify import VerificationReport, VerifyError, verify
-from tests.support.tiny_models import VOCABULARY_SIZE
+from tests.support.tiny_models import CORPUS, VOCABULARY_SIZE, tiny_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +113,54 @@ def test_a_graph_that_is_no_graph(artifact: Path) -> None:
     assert found(report) == {(where, "", "", "reading") for where in ("files", "saved_model.load", "session")}
 
 
+@pytest.fixture
+def without_runtimes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only the files are looked at."""
+
+    @contextmanager
+    def nothing(artifact: Path) -> Iterator[Mapping[str, Signature]]:
+        yield {}
+
+    monkeypatch.setattr("model_export.verify.RUNTIMES", {"nothing": nothing})
+
+
+@pytest.mark.usefixtures("without_runtimes")
+@pytest.mark.parametrize(
+    ("missing", "is_known"),
+    [
+        ([], True),
+        (["align"], True),  # a model without attention
+        (["score", "score_ids", "align"], True),  # exported before there was scoring
+        ([name for name in SIGNATURES if name not in IDS_ONLY], True),
+        (["score_ids"], False),
+        (["generate"], False),
+        (["describe"], False),
+    ],
+)
+def test_an_artifact_has_a_whole_set_of_signatures(missing: list[str], is_known: bool, artifact: Path) -> None:
+    graph_file, manifest_file = artifact / "saved_model.pb", artifact / "assets" / "manifest.json"
+    saved = saved_model_pb2.SavedModel.FromString(graph_file.read_bytes())
+    manifest = json.loads(manifest_file.read_bytes())
+    for name in missing:
+        del saved.meta_graphs[0].signature_def[name]
+        del manifest["signatures"][name]
+    graph_file.write_bytes(saved.SerializeToString())
+    manifest_file.write_text(json.dumps(manifest), encoding="utf-8")
+    files = {item for item in found(verify(artifact)) if item[0] == "files"}
+    told = {("files", "", "manifest.json", "signatures"), ("files", "", "saved_model.pb", "signatures")}
+    assert files == (set() if is_known else told)
+
+
+@pytest.mark.usefixtures("without_runtimes")
+def test_a_signature_that_the_manifest_keeps_quiet_about_is_told(artifact: Path) -> None:
+    manifest_file = artifact / "assets" / "manifest.json"
+    manifest = json.loads(manifest_file.read_bytes())
+    del manifest["signatures"]["align"]
+    manifest_file.write_text(json.dumps(manifest), encoding="utf-8")
+    files = {item for item in found(verify(artifact)) if item[0] == "files"}
+    assert files == {("files", "", "saved_model.pb", "signatures")}
+
+
 def test_a_folder_without_a_manifest_is_refused(tmp_path: Path) -> None:
     with pytest.raises(VerifyError, match=r"is no exported model: assets/manifest\.json is missing"):
         verify(tmp_path)
@@ -143,7 +196,7 @@ def test_nothing_differs(replayed: tuple[Replay, Certificate]) -> None:
         ({"finish_reasons": (0,)}, {("generate", "finish_reasons"), ("generate_ids", "finish_reasons")}),
         ({"text": "another"}, {("tokenize", "ids"), ("generate", "ids")}),
         ({"ids": ((300,),)}, {("generate", "ids"), ("generate_ids", "ids"), ("detokenize", "sentences")}),
-        ({"scores": (-1.0,)}, {("generate", "scores[0]"), ("generate_ids", "scores[0]")}),
+        ({"scores": (-1.0,)}, {(name, "scores[0]") for name in ("generate", "generate_ids", "score_ids")}),
     ],
 )
 def test_a_changed_case_is_found(
@@ -154,6 +207,19 @@ def test_a_changed_case_is_found(
     comparison = replay(replace(certificate, cases=(replace(case, **changes),)))
     assert {(item.signature, item.field) for item in comparison.differences} >= expected
     assert {item.case for item in comparison.differences} == {case.name}
+
+
+def test_texts_are_scored_where_they_have_the_tokens_of_the_answer(replayed: tuple[Replay, Certificate]) -> None:
+    replay, certificate = replayed
+    processor = sentencepiece.SentencePieceProcessor(model_proto=tiny_tokenizer())
+    (case,) = [case for case in certificate.cases if case.name == "script HANGUL 1"]
+    ids = (*processor.encode(CORPUS[0]), EOS_ID)
+    for answer, told in ((ids, {"score", "score_ids"}), ((ids[0], *ids), {"score_ids"})):
+        changed = replace(case, ids=(answer,), sentences=(CORPUS[0],), scores=(0.0,), finish_reasons=(1,))
+        comparison = replay(replace(certificate, cases=(changed,)))
+        scoring = [item for item in comparison.differences if item.signature.startswith("score")]
+        assert {item.signature for item in scoring} == told, "no answer has the score 0"
+        assert {item.field for item in scoring} == {"scores[0]"}
 
 
 def test_the_signatures_without_options_are_replayed(replayed: tuple[Replay, Certificate]) -> None:
