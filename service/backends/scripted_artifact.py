@@ -9,8 +9,8 @@ from typing import Final
 import sentencepiece
 
 from model_export.contract import (
-    OPTIONS,
     SIGNATURES,
+    SUPPORTED_OPTIONS,
     Framing,
     Limits,
     Manifest,
@@ -63,7 +63,7 @@ def scripted_manifest(name: str, limits: Limits = LIMITS) -> Manifest:
         framing=Framing(source_prefix=(), source_suffix=(SPECIAL_IDS.eos,), decoder_start=(SPECIAL_IDS.bos,)),
         limits=limits,
         tokenizer=TokenizerInfo("sentencepiece", sha256(tokenizer), processor.GetPieceSize(), byte_fallback=True),
-        supported_options=(*OPTIONS, "prefix"),
+        supported_options=SUPPORTED_OPTIONS,
         dtype="float32",
         required_ops=(),
         signatures={name: signature for name, signature in SIGNATURES.items() if name not in _NOT_PLAYED},
