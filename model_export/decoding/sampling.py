@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from model_export.decoding.options import RareOptions
 
-_FIRST_LOOK = 256
-"""Likeliest tokens among which ``top_p`` is looked for before all are sorted."""
+_LOOKS = (128, 2048)
+"""Likeliest tokens among which ``top_p`` is looked for before all are sorted, which takes ten times as long."""
 _LEAST_TEMPERATURE = 1e-30
 """Below it a difference of logits overflows, and threads that flush denormal numbers divide by zero."""
 
@@ -52,15 +52,15 @@ def keep_likeliest(scaled: tf.Tensor, options: RareOptions) -> tf.Tensor:
     top_p = tf.where(options.do_sample, options.top_p, 1.0)[:, None]
     has_k, has_p = top_k > 0, top_p < 1.0
 
-    best = tf.math.top_k(scaled, k=tf.reduce_max(tf.maximum(top_k, _first_look(has_p & ~has_k, vocabulary_size))))
+    first_look = tf.where(has_p & ~has_k, tf.minimum(_LOOKS[0], vocabulary_size), 0)
+    best = tf.math.top_k(scaled, k=tf.reduce_max(tf.maximum(top_k, first_look)))
 
     def within_p() -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
         needed = tf.cast(top_p, tf.float64)
-        everything = tf.reduce_sum(tf.cast(tf.exp(scaled), tf.float64), axis=1, keepdims=True)
-        found = tf.reduce_sum(_probabilities(best.values), axis=1, keepdims=True)
-        # The margin is for rounding: a second look that was not needed finds the same.
-        is_found = tf.reduce_all(has_k | ~has_p | (found >= needed * everything * (1.0 + 1e-9)))
-        values, indices = tf.cond(is_found, lambda: tuple(best), lambda: tuple(tf.math.top_k(scaled, vocabulary_size)))
+        everything = tf.reduce_sum(_probabilities(scaled), axis=1, keepdims=True)
+        # The margin is for rounding: another look that was not needed finds the same.
+        wanted = tf.where(has_k | ~has_p, tf.constant(0.0, tf.float64), needed * everything * (1.0 + 1e-9))
+        values, indices = _look_on(scaled, wanted, tuple(best), (*_LOOKS[1:], vocabulary_size))
         mass = tf.where(_within_k(values, top_k), _probabilities(values), 0.0)
         before = tf.cumsum(mass, axis=1, exclusive=True)  # [batch, candidate]
         total = tf.where(has_k, before[:, -1:] + mass[:, -1:], everything)
@@ -76,8 +76,23 @@ def keep_likeliest(scaled: tf.Tensor, options: RareOptions) -> tf.Tensor:
     return tf.where(has_k | has_p, likeliest, scaled)
 
 
-def _first_look(wants_p_alone: tf.Tensor, vocabulary_size: tf.Tensor) -> tf.Tensor:
-    return tf.where(wants_p_alone, tf.minimum(_FIRST_LOOK, vocabulary_size), 0)
+def _look_on(
+    scaled: tf.Tensor, wanted: tf.Tensor, best: tuple[tf.Tensor, ...], sizes: tuple[int | tf.Tensor, ...]
+) -> tuple[tf.Tensor, ...]:
+    """Values and indices of the likeliest tokens: ``best`` if they have the probability ``wanted`` in every row, else so
+    many more as it takes: of ``sizes`` the first that does, or the last. ``wanted`` is float64 [B, 1]."""
+    if not sizes:
+        return best
+    size, *others = sizes
+
+    def more() -> tuple[tf.Tensor, ...]:
+        width = tf.maximum(tf.shape(best[0])[1], size)  # another row's top_k may want more already
+        found = tf.math.top_k(scaled, tf.minimum(width, tf.shape(scaled)[1]))
+        return _look_on(scaled, wanted, tuple(found), tuple(others))
+
+    is_enough = tf.reduce_all(tf.reduce_sum(_probabilities(best[0]), axis=1, keepdims=True) >= wanted)
+    enough: tuple[tf.Tensor, ...] = tf.cond(is_enough, lambda: best, more)
+    return enough
 
 
 def _within_k(ordered: tf.Tensor, top_k: tf.Tensor) -> tf.Tensor:
