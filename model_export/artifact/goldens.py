@@ -7,7 +7,7 @@ machine or through another runtime differs only if something is wrong.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final
 
@@ -26,7 +26,6 @@ from model_export.artifact.golden_texts import GoldenTexts
 from model_export.config import UserError
 from model_export.contract import (
     MINIMUM_GOLDEN_CASES,
-    SUPPORTED_OPTIONS,
     Certificate,
     FinishReason,
     GoldenCase,
@@ -138,7 +137,9 @@ def _kinds(live: Mapping[str, Signature], texts: GoldenTexts, limits: Limits) ->
         _Kind("forced prefix", 2, _with_prefixes(rows(texts.samples), live["generate"], limits)),
     ]
     beam = min(_BEAM_SIZE, limits.max_beam_size)
-    kinds += [_Kind(name, 1, rows(asked, **options)) for name, asked, options in _optional(texts, beam)]
+    candidates = (*texts.decomposed_korean, *texts.samples)  # what a model does not know makes it repeat itself
+    for name, options in _penalties_and_samples(beam).items():
+        kinds.append(_Kind(name, 1, _changed_first(rows(candidates, **options), live["generate"])))
     if beam > 1:
         kinds += [
             _Kind("beams without options", 1, [replace(row, options=_n_best(beam)) for row in by_length]),
@@ -150,24 +151,33 @@ def _kinds(live: Mapping[str, Signature], texts: GoldenTexts, limits: Limits) ->
     return [*kinds, _Kind("greedy", max(4, MINIMUM_GOLDEN_CASES - so_far), rows(reversed(texts.samples)))]
 
 
-def _optional(texts: GoldenTexts, beam_size: int) -> Iterator[tuple[str, Sequence[str], dict[str, float]]]:
-    """Names, texts and options of the kinds that are there where the graph supports all of their options."""
+def _penalties_and_samples(beam_size: int) -> dict[str, dict[str, float]]:
+    """Options of the kinds that forbid, discourage or draw tokens, by their names."""
     sampled: dict[str, float] = {"do_sample": True, "seed": 7, "num_hypotheses": 2}
-    kinds: dict[str, tuple[Sequence[str], dict[str, float]]] = {
-        "sampled": (texts.samples, sampled),
-        "sampled from top_k": (texts.samples, sampled | {"top_k": 5}),
-        "sampled from top_p": (texts.samples, sampled | {"top_p": 0.8}),
-        "sampled at temperature 0.5": (texts.samples, sampled | {"temperature": 0.5}),
-        "repetition_penalty": (texts.samples, {"repetition_penalty": 1.5}),
-        "no_repeat_ngram_size": (texts.samples, {"no_repeat_ngram_size": 2}),
-        "disable_unk": (texts.beyond_vocabulary, {"disable_unk": True}),
+    kinds: dict[str, dict[str, float]] = {
+        "sampled": sampled,
+        "sampled from top_k": sampled | {"top_k": 5},
+        "sampled from top_p": sampled | {"top_p": 0.8},
+        "sampled at temperature 0.5": sampled | {"temperature": 0.5},
+        "repetition_penalty": {"repetition_penalty": 1.5},
+        "no_repeat_ngram_size": {"no_repeat_ngram_size": 1},
+        "disable_unk": {"disable_unk": True},
     }
     if beam_size > 1:
-        penalties: dict[str, float] = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 3, "beam_size": beam_size}
-        kinds["penalties with beams"] = (texts.samples, penalties)
-    for name, (asked, options) in kinds.items():
-        if options.keys() <= {*SUPPORTED_OPTIONS, "seed"}:
-            yield name, asked, options
+        penalties: dict[str, float] = {"repetition_penalty": 1.2, "no_repeat_ngram_size": 2, "beam_size": beam_size}
+        kinds["penalties with beams"] = penalties
+    return kinds
+
+
+def _changed_first(rows: Sequence[Row], generate: Signature) -> list[Row]:
+    """Those first that would be answered otherwise without what is special about their options."""
+    if not rows:
+        return []
+    kept = ("beam_size", "max_new_tokens")
+    plain = [replace(row, options={name: row.option(name) for name in kept}) for row in rows]
+    answers, others = (read_answers(generate(generate_inputs(asked)), asked) for asked in (rows, plain))
+    is_same = [answer.ids[0] == other.ids[0] for answer, other in zip(answers, others, strict=True)]
+    return [rows[index] for index in sorted(range(len(rows)), key=is_same.__getitem__)]
 
 
 def _n_best(beam_size: int) -> dict[str, int]:

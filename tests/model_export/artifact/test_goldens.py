@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_export.artifact import goldens
-from model_export.artifact.calls import Arrays, Signature, padded
+from model_export.artifact.calls import Arrays, Signature, padded, text_array
 from model_export.artifact.golden_texts import golden_texts
 from model_export.artifact.goldens import GoldenError, NoisyStep, make_certificate
 from model_export.contract import MINIMUM_GOLDEN_CASES, OPTIONS, Certificate, FinishReason, Limits
@@ -75,14 +74,10 @@ def test_every_kind_has_its_cases() -> None:
 
 
 @pytest.mark.parametrize("max_beam_size", [1, 6])
-def test_options_have_cases_where_the_graph_supports_them(max_beam_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain = ("beam_size", "num_hypotheses", "max_new_tokens", "min_new_tokens", "length_penalty", "prefix")
-    asked_for = []
-    for supported in (plain, (*plain, "repetition_penalty"), (*plain, *OPTIONS)):
-        monkeypatch.setattr(goldens, "SUPPORTED_OPTIONS", supported)
-        made = certificate(steady, max_beam_size=max_beam_size)
-        asked_for.append({name for case in made.cases for name in case.options} - set(plain))
-    assert asked_for == [set(), {"repetition_penalty"}, set(OPTIONS) - set(plain)]
+def test_every_option_has_its_case(max_beam_size: int) -> None:
+    made = certificate(steady, max_beam_size=max_beam_size)
+    asked_for = {name for case in made.cases for name in case.options}
+    assert asked_for == OPTIONS.keys() - (set() if max_beam_size > 1 else {"beam_size", "length_penalty"})
     sampled = [case for case in made.cases if case.options.get("do_sample")]
     assert [case.name for case in sampled] == [
         "sampled 1",
@@ -93,6 +88,26 @@ def test_options_have_cases_where_the_graph_supports_them(max_beam_size: int, mo
     assert all(len(case.ids) == 2 and "beam_size" not in case.options for case in sampled)
     with_beams = [case.name for case in made.cases if {"beam_size", "repetition_penalty"} <= case.options.keys()]
     assert with_beams == (["penalties with beams 1"] if max_beam_size > 1 else [])
+
+
+def test_a_case_of_an_option_is_one_that_it_changes() -> None:
+    def penalized(inputs: Arrays) -> Arrays:
+        is_penalized = inputs["repetition_penalty"] != 1.0
+        is_sea = np.array([b"sea, sun" in text for text in inputs["texts"]])
+        return answers(np.where(is_penalized & is_sea, 500, 400))
+
+    texts = golden_texts(CORPUS, SentencePieceTokenizer(tiny_tokenizer()))
+    assert not any("sea, sun" in text for text in (*texts.decomposed_korean, texts.samples[0])), "it would be first"
+    live = {"tokenize": tokenize, "generate": penalized}
+    sea = tokenize({"texts": text_array(["sea, sun and rain."])})["lengths"][0] + 1
+
+    def as_certain(inputs: Arrays) -> Arrays:
+        is_penalized = inputs["repetition_penalty"] != 1.0
+        return answers(np.where(is_penalized & (inputs["source_lengths"] == sea), 500, 400))
+
+    made = make_certificate(live, as_certain, texts, Limits(**LIMITS))
+    (case,) = [case for case in made.cases if case.name == "repetition_penalty 1"]
+    assert (case.text, case.ids) == ("sea, sun and rain.", ((500, EOS_ID),))
 
 
 def test_answers_that_noise_changes_are_left_out() -> None:
