@@ -79,8 +79,10 @@ def keep_likeliest(scaled: tf.Tensor, options: RareOptions) -> tf.Tensor:
 def _look_on(
     scaled: tf.Tensor, wanted: tf.Tensor, best: tuple[tf.Tensor, ...], sizes: tuple[int | tf.Tensor, ...]
 ) -> tuple[tf.Tensor, ...]:
-    """Values and indices of the likeliest tokens: ``best`` if they have the probability ``wanted`` in every row, else so
-    many more as it takes: of ``sizes`` the first that does, or the last. ``wanted`` is float64 [B, 1]."""
+    """Values and indices of the likeliest tokens: ``best``, or so many more as it takes for the probability ``wanted``.
+
+    That is float64 [B, 1]. Of ``sizes`` the first that has it in every row is taken, else the last.
+    """
     if not sizes:
         return best
     size, *others = sizes
