@@ -144,7 +144,10 @@ def test_the_same_requests_get_the_same_answers(tokenize: str, backend: dict[str
         for way in ways:
             for body, expected, got in zip(bodies(), reference, way(server, bodies()), strict=True):
                 assert _without_scores(got) == _without_scores(expected), (way.__name__, body)
-                assert _scores(got) == pytest.approx(_scores(expected), rel=3e-5, abs=SCORE_TOLERANCE), (way.__name__, body)
+                assert _scores(got) == pytest.approx(_scores(expected), rel=3e-5, abs=SCORE_TOLERANCE), (
+                    way.__name__,
+                    body,
+                )
 
 
 def test_the_requests_tell_answers_apart(reference: list[Any]) -> None:
