@@ -4,9 +4,10 @@ Requests of one text arrive at random (Poisson), whether or not others were answ
 and greedy, 5 % with four beams, each to be answered within 2 to 10 s. Both policies get the same ones, in turns. Plain
 first-come batching takes the oldest row and, in order of age, others that may share a call with it, within the same
 bounds; it knows no costs, and refuses only what its queue has no room for. Capacity is what it runs with all at once.
+A run goes on until its last request has got its answer or error; tokens are useful if they came by their deadline.
 
-    python -m benchmarks.scheduling                     on a virtual clock, in seconds: no noise but the simulated one
-    python -m benchmarks.scheduling --model build/models   en-fr in this process, in four minutes
+    python -m benchmarks.scheduling                        on a virtual clock: no noise but what is simulated; a minute
+    python -m benchmarks.scheduling --model build/models   with the only model there, in this process; four minutes
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ LOADS = (0.7, 1.0, 3.0)
 SHORT, LONG, BEAMS = 0.80, 0.15, 0.05
 TIMEOUTS_S = (2.0, 10.0)
 CAPACITY_ROWS = 1000
+WIDTH = 120
 SENTENCES = Path(__file__).parents[1] / "models" / "en-fr" / "samples.txt"
 
 
@@ -192,7 +194,7 @@ async def compare(
 
 
 class SimulatedBackend:
-    """Runs nothing: calls take as long as their rows' lengths say, on a virtual clock, with some noise."""
+    """A ``Backend``, as far as a batcher uses it: calls take as long as their rows' lengths say, with some noise."""
 
     slots = 2
     SECONDS = (1.5e-2, 2.5e-3, 1.5e-4, 2e-5)  # of a call, its steps, tokens decoded, padded tokens read
@@ -271,11 +273,11 @@ async def compare_real(models: Path, rounds: int, seconds: float, say: Callable[
 def report(title: str, found: dict[str, dict[str, dict[str, float]]]) -> None:
     """A table of every figure, and the two that matter as ratios."""
     names = list(next(iter(next(iter(found.values())).values())))
-    table = Table("load", "policy", *names, title=title, width=120)
+    table = Table("load", "policy", *names, title=title)
     for load, policies in found.items():
         for policy, figures in policies.items():
             table.add_row(load, policy, *(f"{figures[name]:.4g}" for name in names))
-    console = Console()
+    console = Console(width=WIDTH)
     console.print(table)
     for load, policies in found.items():
         plain, ours = policies["first come"], policies["scheduler"]

@@ -110,13 +110,14 @@ class Scheduler:
         return None
 
     def ended(self, batch: Batch, now: float, results: Sequence[TimedResult] | None) -> None:
-        """A batch no longer runs; without ``results`` it failed, and teaches nothing."""
+        """A batch no longer runs; without ``results`` it failed or was given up, and took at least so long."""
         self._running.remove(batch)
         row, seconds = batch.entries[0].row, now - batch.started_at
         self._models[row.model].service += seconds - batch.seconds
-        if results is not None and seconds > 0.0:
+        if seconds > (batch.seconds if results is None else 0.0):
             costs = [entry.cost for entry in batch.entries]
             self.costs.learn(row.group, costs, batch.shape, seconds, batch.many_waited)
+        if results is not None:
             self.costs.learn_targets([entry.row for entry in batch.entries], results)
 
     def _fill(self, first: Entry, waiting: Waiting, now: float, most: int) -> tuple[list[Entry], BatchShape]:

@@ -20,6 +20,7 @@ from service.errors import BackendFailed, BackendUnavailable, DeadlineExceeded, 
 from service.settings import Settings
 from service.telemetry import Telemetry
 from tests.support.rows import make_row
+from tests.support.virtual_loop import run_virtually
 
 POISON = 290
 
@@ -39,7 +40,7 @@ class Recorder:
 def run(
     test: Callable[[Batcher], Awaitable[None]], backend: ScriptedBackend | None = None, **settings: Any
 ) -> Telemetry:
-    """Run ``test`` with a batcher in a loop of its own; nothing may be left running."""
+    """Run ``test`` with a batcher in a loop of its own, on a virtual clock; nothing may be left running."""
     telemetry = Telemetry()
 
     async def main() -> None:
@@ -53,7 +54,7 @@ def run(
         assert len(batcher._scheduler) == 0
         assert not batcher._jobs
 
-    asyncio.run(asyncio.wait_for(main(), timeout=20))
+    run_virtually(asyncio.wait_for(main(), timeout=20))
     return telemetry
 
 

@@ -263,6 +263,20 @@ def test_before_anything_was_measured_nobody_is_refused_but_for_want_of_room() -
         offer(scheduler, make_row())
 
 
+@pytest.mark.parametrize(("took_s", "learnt"), [(0.4, True), (0.02, False)])
+def test_a_batch_that_came_to_nothing_took_at_least_so_long(took_s: float, learnt: bool) -> None:
+    scheduler = experienced()
+    for _ in range(50):
+        offer(scheduler, make_row())
+        batch = scheduler.next_batch(0.0)
+        assert batch is not None
+        scheduler.ended(batch, took_s, None)
+    offer(scheduler, make_row())
+    batch = scheduler.next_batch(0.0)
+    assert batch is not None
+    assert batch.seconds == pytest.approx(0.35 if learnt else ROW_S, rel=0.2)
+
+
 def test_retry_after_is_bounded() -> None:
     scheduler = experienced(row_s=10.0)
     offer(scheduler, *(make_row() for _ in range(80)))
