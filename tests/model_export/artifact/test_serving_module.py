@@ -21,7 +21,7 @@ from model_export.artifact.calls import (
     text_array,
 )
 from model_export.config import RnnConfig, TransformerConfig
-from model_export.contract import OPTIONS, SUPPORTED_OPTIONS, FinishReason
+from model_export.contract import FinishReason
 from model_export.decoding import DecodingOptions, Hypotheses, TokenIds, beam_search, greedy_search
 from model_export.text.tokenizers import BOS_ID, EOS_ID, PAD_ID, UNK_ID, SentencePieceTokenizer
 from tests.support.mixed_rows import MIXED, framed, no_rows, set_option, with_beams
@@ -209,14 +209,6 @@ REFUSALS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         ),
         "a source must have 1..48 tokens, EOS counted:",
     ),
-    **{
-        name: (
-            set_option(name, True if option.dtype == "bool" else option.neutral + 1),
-            f"{name} is not supported by this model: it must be {option.neutral}",
-        )
-        for name, option in OPTIONS.items()
-        if name not in (*SUPPORTED_OPTIONS, "seed")
-    },
 }
 
 
