@@ -93,6 +93,13 @@ HYPOTHESES = {
     "token_log_probs": "float32 [B,K,T]",
     "source_lengths": "int32 [B]",
 }
+SCORES = {
+    "token_log_probs": "float32 [B,T]",
+    "token_ranks": "int32 [B,T]",
+    "lengths": "int32 [B]",
+    "perplexity": "float32 [B]",
+    "source_lengths": "int32 [B]",
+}
 EXPECTED: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     "serving_default": ({"texts": "string [B]"}, {"sentences": "string [B]", "perplexity": "float32 [B]"}),
     "beam_search": (
@@ -101,6 +108,17 @@ EXPECTED: dict[str, tuple[dict[str, str], dict[str, str]]] = {
     ),
     "generate": ({"texts": "string [B]", **OPTION_INPUTS}, {"sentences": "string [B,K]", **HYPOTHESES}),
     "generate_ids": ({"source_ids": "int32 [B,S]", "source_lengths": "int32 [B]", **OPTION_INPUTS}, HYPOTHESES),
+    "score": ({"texts": "string [B]", "targets": "string [B]"}, SCORES),
+    "score_ids": (
+        {
+            "source_ids": "int32 [B,S]",
+            "source_lengths": "int32 [B]",
+            "target_ids": "int32 [B,T]",
+            "target_lengths": "int32 [B]",
+        },
+        SCORES,
+    ),
+    "align": ({"texts": "string [B]", "targets": "string [B]"}, {"attention": "float32 [B,T,S]", **SCORES}),
     "tokenize": (
         {"texts": "string [B]"},
         {"ids": "int32 [B,T]", "lengths": "int32 [B]", "pieces": "string [B,T]"},
