@@ -153,7 +153,7 @@ def _kinds(live: Mapping[str, Signature], texts: GoldenTexts, limits: Limits) ->
 
 def _penalties_and_samples(beam_size: int) -> dict[str, dict[str, float]]:
     """Options of the kinds that forbid, discourage or draw tokens, by their names."""
-    sampled: dict[str, float] = {"do_sample": True, "seed": 7, "num_hypotheses": 2}
+    sampled: dict[str, float] = {"do_sample": True, "seed": 7, "num_hypotheses": min(2, beam_size)}
     kinds: dict[str, dict[str, float]] = {
         "sampled": sampled,
         "sampled from top_k": sampled | {"top_k": 5},

@@ -85,7 +85,8 @@ def test_every_option_has_its_case(max_beam_size: int) -> None:
         "sampled from top_p 1",
         "sampled at temperature 0.5 1",
     ]
-    assert all(len(case.ids) == 2 and "beam_size" not in case.options for case in sampled)
+    samples = min(2, max_beam_size)  # as many as the graph takes
+    assert all(len(case.ids) == samples and "beam_size" not in case.options for case in sampled)
     with_beams = [case.name for case in made.cases if {"beam_size", "repetition_penalty"} <= case.options.keys()]
     assert with_beams == (["penalties with beams 1"] if max_beam_size > 1 else [])
 
