@@ -15,10 +15,11 @@ from model_export.decoding.penalties import MOST_NGRAM_SIZE
 
 _MOST_LENGTH_PENALTY = 10  # ``length ** length_penalty`` is neither 0 nor infinite in float32
 _MOST_FACTOR = 100  # more than anybody wants of a temperature or a repetition penalty
+_LEAST_PENALTY = 0.01  # with much less, penalized logits lose their last digits, then overflow
 
 
 def require(condition: tf.Tensor, message: str, *values: tf.Tensor) -> tf.Operation:
-    """Assert that ``condition`` holds everywhere; ``values`` are shown after the message."""
+    """Assert that ``condition`` holds everywhere, as no comparison with NaN does; ``values`` follow the message."""
     return tf.debugging.Assert(tf.reduce_all(condition), [message, *values], summarize=16)
 
 
@@ -141,21 +142,24 @@ def _length_checks(options: Mapping[str, tf.Tensor], room: tf.Tensor, limits: Li
 def _repetition_checks(options: Mapping[str, tf.Tensor]) -> list[tf.Operation]:
     penalty, size = options["repetition_penalty"], options["no_repeat_ngram_size"]
     return [
-        _require_factor("repetition_penalty", penalty),
+        require(
+            (penalty >= _LEAST_PENALTY) & (penalty <= _MOST_FACTOR),
+            f"repetition_penalty must be {_LEAST_PENALTY}..{_MOST_FACTOR}:",
+            penalty,
+        ),
         require((size >= 0) & (size <= MOST_NGRAM_SIZE), f"no_repeat_ngram_size must be 0..{MOST_NGRAM_SIZE}:", size),
     ]
 
 
 def _sampling_checks(options: Mapping[str, tf.Tensor]) -> list[tf.Operation]:
     """Held by rows that do not sample too: a value that is wrong is a mistake wherever it stands."""
-    top_k, top_p = options["top_k"], options["top_p"]
+    temperature, top_k, top_p = options["temperature"], options["top_k"], options["top_p"]
     return [
-        _require_factor("temperature", options["temperature"]),
+        require(
+            (temperature > 0.0) & (temperature <= _MOST_FACTOR),
+            f"temperature must be more than 0 and at most {_MOST_FACTOR}:",
+            temperature,
+        ),
         require(top_k >= 0, "top_k must be 0 or more:", top_k),
         require((top_p > 0.0) & (top_p <= 1.0), "top_p must be more than 0 and at most 1:", top_p),
     ]
-
-
-def _require_factor(name: str, value: tf.Tensor) -> tf.Operation:
-    good = (value > 0.0) & (value <= _MOST_FACTOR)  # what is no number compares as false
-    return require(good, f"{name} must be more than 0 and at most {_MOST_FACTOR}:", value)

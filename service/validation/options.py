@@ -13,6 +13,8 @@ from service.validation.fields import is_integer, parse_object, parse_text, refu
 
 _INT32_MAX: Final = 2**31 - 1
 _INT64_MAX: Final = 2**63 - 1
+_LEAST_ABOVE_0: Final = 2.0**-126
+"""What is less, models take for 0: they compute in float32, without denormal numbers."""
 MOST_STOPS: Final = 4
 LONGEST_STOP: Final = 256
 """Characters of one of ``stop``."""
@@ -35,14 +37,18 @@ class _Integer:
 
 @dataclass(frozen=True, slots=True)
 class _Number:
-    """A finite number from ``low`` to ``high``; ``above``: ``low`` itself is excluded."""
+    """A finite number from ``low`` to ``high``; ``above``: ``low`` itself, which is 0, is excluded."""
 
     low: float
     high: float
     above: bool = False
 
     def parse(self, name: str, value: Any, limits: Limits) -> float:
-        if type(value) not in (int, float) or not self.low <= value <= self.high or (self.above and value == self.low):
+        if (
+            type(value) not in (int, float)
+            or not self.low <= value <= self.high
+            or (self.above and value < _LEAST_ABOVE_0)
+        ):
             bounds = (
                 f"above {self.low:g}, at most {self.high:g}" if self.above else f"from {self.low:g} to {self.high:g}"
             )
@@ -93,7 +99,7 @@ _OPTIONS: Final[Mapping[str, _Integer | _Number | _Boolean | _Strings]] = {
     "top_k": _Integer(0, _INT32_MAX),
     "top_p": _Number(0.0, 1.0, above=True),
     "seed": _Integer(0, _INT64_MAX),
-    "repetition_penalty": _Number(0.0, 100.0, above=True),
+    "repetition_penalty": _Number(0.01, 100.0),
     "no_repeat_ngram_size": _Integer(0, 8),
     "disable_unk": _Boolean(),
     "stop": _Strings(most=MOST_STOPS, longest=LONGEST_STOP),

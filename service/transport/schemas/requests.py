@@ -54,7 +54,7 @@ class GenerateParameters(Closed):
         description="Sampling: the first text's noise, 1 more for each further one; by default drawn, and answered.",
     )
     repetition_penalty: float = Field(
-        1.0, gt=0.0, le=100.0, description="Above 1, tokens that the text has already become less likely."
+        1.0, ge=0.01, le=100.0, description="Above 1, tokens that the text has already become less likely."
     )
     no_repeat_ngram_size: int = Field(0, ge=0, le=8, description="So many tokens in a row never come twice; 0: may.")
     disable_unk: bool = Field(False, description="Never generate the unknown token.")

@@ -25,7 +25,7 @@ def checked(**changes: object) -> dict[str, tf.Tensor]:
     "changes",
     [
         {"temperature": [1e-9, 100.0], "top_k": [0, 2**31 - 1], "top_p": [1e-9, 1.0], "do_sample": [True, False]},
-        {"repetition_penalty": [1e-3, 100.0], "no_repeat_ngram_size": [0, 8], "disable_unk": [True, False]},
+        {"repetition_penalty": [0.01, 100.0], "no_repeat_ngram_size": [0, 8], "disable_unk": [True, False]},
         {"seed": [-(2**63), 2**63 - 1], "do_sample": True, "num_hypotheses": [6, 1]},
         {"temperature": 0.5, "top_k": 3, "top_p": 0.5, "beam_size": 2, "num_hypotheses": [2, 1]},
     ],
@@ -38,14 +38,15 @@ def test_takes_what_is_within_bounds(changes: dict[str, object]) -> None:
 
 
 NAN, INFINITY = float("nan"), float("inf")
-FACTOR = "must be more than 0 and at most 100:"
+TEMPERATURE = "temperature must be more than 0 and at most 100:"
+PENALTY = "repetition_penalty must be 0.01..100:"
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        *(("temperature", value, f"temperature {FACTOR}") for value in (0.0, -1.0, 101.0, NAN, INFINITY)),
-        *(("repetition_penalty", value, f"repetition_penalty {FACTOR}") for value in (0.0, -2.0, 101.0, NAN, INFINITY)),
+        *(("temperature", value, TEMPERATURE) for value in (0.0, -1.0, 101.0, NAN, INFINITY)),
+        *(("repetition_penalty", value, PENALTY) for value in (0.0, 0.009, 1.2e-38, -2.0, 101.0, NAN, INFINITY)),
         *(("top_p", value, "top_p must be more than 0 and at most 1:") for value in (0.0, -0.1, 1.001, NAN)),
         ("top_k", -1, "top_k must be 0 or more:"),
         *(("no_repeat_ngram_size", value, "no_repeat_ngram_size must be 0..8:") for value in (-1, 9)),
