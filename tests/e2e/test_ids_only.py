@@ -32,5 +32,9 @@ def test_golden_texts_get_the_answers_of_the_trained_model(tokenize: str, ids_on
             assert output["input_tokens"] == len(case.source_ids)
         tokens = client.post("/v1/tokenize", json={"inputs": asked[0].text}).json()["outputs"][0]["ids"]
         assert (*tokens, manifest.special_ids.eos) == asked[0].source_ids
+        scored = {"inputs": asked[0].text, "targets": asked[0].text, "parameters": {"details": True}}
+        (target,) = client.post("/v1/score", json=scored).json()["outputs"]
+        assert tuple(token["id"] for token in target["tokens"]) == asked[0].source_ids
+        assert target["score"] == pytest.approx(sum(token["log_prob"] for token in target["tokens"]))
         called = {call.signature for call in models.take_calls() if call.method == "Predict"}
-    assert called == {"describe", "generate_ids"}
+    assert called == {"describe", "generate_ids", "score_ids"}
