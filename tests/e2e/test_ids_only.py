@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET, Manifest
-from tests.support.model_server_process import QUICK, model_server
+from tests.support.model_server_process import QUICK, UNWARMED, model_server
 from tests.support.server_process import server_process
 
 MODEL = "tiny-transformer"
@@ -20,7 +20,7 @@ def test_golden_texts_get_the_answers_of_the_trained_model(tokenize: str, ids_on
     asked = [case for case in manifest.certificate.cases if not case.prefix_ids]
     settings = {"MALGIL_BACKEND": "tf-serving", "MALGIL_TF_SERVING_MODELS": MODEL, "MALGIL_TOKENIZE": tokenize}
     with (
-        model_server(ids_only_root, *QUICK, "--tensorflow_text=false") as models,
+        model_server(ids_only_root, *QUICK, UNWARMED, "--tensorflow_text=false") as models,
         server_process("--tf-serving-addresses", models.address, **settings) as server,
         httpx.Client(base_url=server.address(), timeout=60.0) as client,
     ):

@@ -14,7 +14,7 @@ import pytest
 from google.protobuf.json_format import MessageToDict, ParseDict
 
 from service.transport.proto import malgil_v1_pb2 as messages
-from tests.support.model_server_process import QUICK, model_server
+from tests.support.model_server_process import QUICK, UNWARMED, model_server
 from tests.support.server_process import ServerProcess, server_process
 from tests.support.tiny_models import CORPUS
 
@@ -117,19 +117,22 @@ def _as_rest(output: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def reference(artifact_root: Path) -> list[Any]:
-    """The answers of the embedded backend over REST, the gateway tokenizing."""
+def embedded(artifact_root: Path) -> Iterator[ServerProcess]:
+    """The embedded backend, the gateway tokenizing."""
     with server_process("--models", str(artifact_root), MALGIL_TOKENIZE="gateway") as server:
-        return over_rest(server, bodies())
+        yield server
 
 
-@pytest.fixture(params=["embedded", "tf-serving"])
-def backend(request: pytest.FixtureRequest, artifact_root: Path) -> Iterator[dict[str, str]]:
-    """Settings of a server."""
-    if request.param == "embedded":
-        yield {"MALGIL_MODELS_FOLDER": str(artifact_root)}
-        return
-    with model_server(artifact_root, *QUICK) as replica:
+@pytest.fixture(scope="module")
+def reference(embedded: ServerProcess) -> list[Any]:
+    """Its answers over REST."""
+    return over_rest(embedded, bodies())
+
+
+@pytest.fixture(scope="module")
+def tf_serving(artifact_root: Path) -> Iterator[dict[str, str]]:
+    """Settings of a server before a model server."""
+    with model_server(artifact_root, *QUICK, UNWARMED) as replica:
         yield {
             "MALGIL_BACKEND": "tf-serving",
             "MALGIL_TF_SERVING_ADDRESSES": replica.address,
@@ -137,17 +140,27 @@ def backend(request: pytest.FixtureRequest, artifact_root: Path) -> Iterator[dic
         }
 
 
+def assert_same_answers(server: ServerProcess, ways: Sequence[Callable[..., list[Any]]], reference: list[Any]) -> None:
+    for way in ways:
+        for body, expected, got in zip(bodies(), reference, way(server, bodies()), strict=True):
+            assert _without_scores(got) == _without_scores(expected), (way.__name__, body)
+            close = pytest.approx(_scores(expected), rel=3e-5, abs=SCORE_TOLERANCE)
+            assert _scores(got) == close, (way.__name__, body)
+
+
+def test_grpc_answers_as_rest(embedded: ServerProcess, reference: list[Any]) -> None:
+    assert_same_answers(embedded, [over_grpc], reference)
+
+
+def test_the_embedded_graph_tokenizes_to_the_same_answers(artifact_root: Path, reference: list[Any]) -> None:
+    with server_process("--models", str(artifact_root), MALGIL_TOKENIZE="graph") as server:
+        assert_same_answers(server, [over_rest], reference)
+
+
 @pytest.mark.parametrize("tokenize", ["gateway", "graph"])
-def test_the_same_requests_get_the_same_answers(tokenize: str, backend: dict[str, str], reference: list[Any]) -> None:
-    with server_process(MALGIL_TOKENIZE=tokenize, **backend) as server:
-        ways: tuple[Callable[..., list[Any]], ...] = (over_rest, over_grpc)
-        for way in ways:
-            for body, expected, got in zip(bodies(), reference, way(server, bodies()), strict=True):
-                assert _without_scores(got) == _without_scores(expected), (way.__name__, body)
-                assert _scores(got) == pytest.approx(_scores(expected), rel=3e-5, abs=SCORE_TOLERANCE), (
-                    way.__name__,
-                    body,
-                )
+def test_tf_serving_gives_the_same_answers(tokenize: str, tf_serving: dict[str, str], reference: list[Any]) -> None:
+    with server_process(MALGIL_TOKENIZE=tokenize, **tf_serving) as server:
+        assert_same_answers(server, [over_rest, over_grpc], reference)
 
 
 def test_the_requests_tell_answers_apart(reference: list[Any]) -> None:

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.support.load import Load, wait_until
-from tests.support.model_server_process import QUICK, model_server
+from tests.support.model_server_process import QUICK, UNWARMED, model_server
 from tests.support.server_process import server_process
 from tests.support.tiny_models import CORPUS
 
@@ -42,7 +42,7 @@ def address(request: pytest.FixtureRequest, root: Path, labels: Path) -> Iterato
             yield server.address()
         return
     with (
-        model_server(root, *QUICK, "--num_versions=3") as models,
+        model_server(root, *QUICK, UNWARMED, "--num_versions=3") as models,
         server_process("--tf-serving-addresses", models.address, **settings) as server,
     ):
         yield server.address()

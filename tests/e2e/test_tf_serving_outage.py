@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.load import Load
-from tests.support.model_server_process import QUICK, ModelServerProcess, model_server
+from tests.support.model_server_process import QUICK, UNWARMED, ModelServerProcess, model_server
 from tests.support.server_process import server_process
 from tests.support.tiny_models import CORPUS
 
@@ -20,15 +21,23 @@ OUTAGE_S = 5.0
 RECOVERY_S = 3.0
 
 
+@pytest.fixture(scope="module")
+def root(artifact_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The one model."""
+    root = tmp_path_factory.mktemp("one")
+    shutil.copytree(artifact_root / MODEL, root / MODEL)
+    return root
+
+
 @pytest.fixture
-def replica(artifact_root: Path) -> Iterator[ModelServerProcess]:
-    with model_server(artifact_root, *QUICK) as server:
+def replica(root: Path) -> Iterator[ModelServerProcess]:
+    with model_server(root, *QUICK, UNWARMED) as server:
         yield server
 
 
 @pytest.fixture
-def other_replica(artifact_root: Path) -> Iterator[ModelServerProcess]:
-    with model_server(artifact_root, *QUICK) as server:
+def other_replica(root: Path) -> Iterator[ModelServerProcess]:
+    with model_server(root, *QUICK, UNWARMED) as server:
         yield server
 
 

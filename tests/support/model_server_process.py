@@ -23,6 +23,10 @@ QUICK = ("--file_system_poll_wait_seconds=0.05", "--max_num_load_retries=0")
 """Flags with which a test need not wait for a look at the folders, nor for a load to be tried again."""
 
 
+UNWARMED = "--enable_model_warmup=false"
+"""For servers of real models whose gateway asks for every golden answer anyway before it calls them ready."""
+
+
 class ModelServerProcess:
     """A server that listens, with every model loaded; ``log`` is what it has written so far.
 
