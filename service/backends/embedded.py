@@ -187,6 +187,9 @@ class EmbeddedBackend:
         try:
             outputs = await asyncio.shield(running)
         except asyncio.CancelledError:
+            running.add_done_callback(
+                asyncio.Future.exception
+            )  # how it ended is nobody's concern: asyncio would log it
             await asyncio.wait([running])  # TensorFlow does not stop: its thread, and with it a slot, is taken so long
             raise
         finally:

@@ -1,6 +1,7 @@
 """The embedded backend on a real artifact, good and broken in every way that should keep a version out."""
 
 import asyncio
+import gc
 import json
 import logging
 import re
@@ -156,6 +157,35 @@ def test_a_passed_deadline_cancels_the_run_and_the_model_goes_on(backend):
     with pytest.raises(DeadlineExceeded):
         _predict(backend, inputs, timeout_s=0.0)
     assert _predict(backend, _inputs(backend), timeout_s=60.0)["ids"].size
+
+
+@pytest.mark.parametrize("cancellations", [1, 2])
+def test_how_a_cancelled_run_ends_is_not_logged(backend, monkeypatch, caplog, cancellations):
+    (serving,) = backend._models["tiny"].serving.values()
+    began, may_fail = threading.Event(), threading.Event()
+
+    def run(*_):
+        began.set()
+        may_fail.wait(10.0)
+        raise DeadlineExceeded("too late")
+
+    monkeypatch.setattr(serving, "model", SimpleNamespace(run=run))
+
+    async def scenario():
+        call = asyncio.create_task(backend.predict("tiny", 1, "generate_ids", _inputs(backend)))
+        await asyncio.to_thread(began.wait, 10.0)
+        for _ in range(cancellations):
+            call.cancel()
+            await asyncio.sleep(0)
+        may_fail.set()
+        await asyncio.wait([call])
+        assert call.cancelled()
+        await asyncio.to_thread(lambda: None)
+        await asyncio.sleep(0.1)  # until the run has told how it ended
+        gc.collect()
+
+    asyncio.run(scenario())
+    assert [record.message for record in caplog.records if record.name == "asyncio"] == []
 
 
 @pytest.mark.parametrize("folder", ["missing", "empty", "file"])
