@@ -66,6 +66,7 @@ class Entry:
     seconds: RowSeconds
     enqueued_at: float
     alone: bool = False  # it must not share a batch
+    best_effort: bool = False  # it is taken to be late whatever is done: nobody is refused for it
 
     @property
     def group(self) -> Hashable:

@@ -7,7 +7,9 @@ comes after that overtakes it no more. It is joined by rows of its group and of 
 batch waits for its longest.
 
 *Who is admitted.* A job is refused at once if, with it, some row would not be answered by its deadline: one of its own,
-or one admitted before that would now run after it (the test of earliest deadline first, on predicted times).
+or one admitted before that would now run after it (the test of earliest deadline first, on predicted times). What finds
+the server idle is tried in any case, as the prediction may be wrong; but then it is due last, and nobody is refused for
+it: it would be in everybody's way until its deadline, and in vain.
 """
 
 from __future__ import annotations
@@ -65,11 +67,16 @@ class Scheduler:
         if self._length + len(entries) > self._capacity:
             wait_s = self._wait_s(sum(waiting.backlog.seconds for waiting in self._models.values()), now, slots)
             raise Overloaded(f"too many requests wait already: try again in {wait_s} s", retry_after_s=wait_s)
+        idle = not self._length and len(self._running) < slots
         for entry in entries:
             self._put(entry)
         if not self._in_time(entries[0], now, slots):
             for entry in entries:
                 self._remove(entry)
+            if idle:
+                for entry in entries:
+                    self._put(replace(entry, due=job.deadline, best_effort=True))
+                return
             wait_s = self._wait_s(self._work_before(entries[0]), now, slots)
             raise Overloaded(
                 "too much work waits already to answer within the request's time: "
@@ -143,8 +150,7 @@ class Scheduler:
 
     def _in_time(self, entry: Entry, now: float, slots: int) -> bool:
         """Whether the rows of its job, which wait already, leave everybody the time to be answered."""
-        alone = self._length == len(entry.job.rows) and len(self._running) < slots
-        if alone or not self.costs.trusted(entry.row.group):
+        if not self.costs.trusted(entry.row.group):
             return True
         others = self._other_backlogs(entry.row.model)
         running = self._running_seconds(now)

@@ -80,7 +80,10 @@ class Backlog:
 
 
 class Waiting:
-    """The waiting rows of one model; ``service`` is the slot-seconds that it has had, for fairness among models."""
+    """The waiting rows of one model; ``service`` is the slot-seconds that it has had, for fairness among models.
+
+    ``backlog`` is the work of those that are to be in time.
+    """
 
     def __init__(self) -> None:
         self.service = 0.0
@@ -94,7 +97,8 @@ class Waiting:
         """Let a row wait."""
         lanes = self._groups.setdefault(entry.group, {})
         insort(lanes.setdefault(cost_class(entry.cost), []), (entry.due, entry.sequence, entry))
-        self.backlog.add(entry)
+        if not entry.best_effort:
+            self.backlog.add(entry)
 
     def remove(self, entry: Entry) -> None:
         """Take a row that waits."""
@@ -105,7 +109,8 @@ class Waiting:
             del lanes[place]
         if not lanes:
             del self._groups[entry.group]
-        self.backlog.remove(entry)
+        if not entry.best_effort:
+            self.backlog.remove(entry)
 
     def most_urgent(self) -> Entry:
         """The row that is due first, and of these the oldest."""

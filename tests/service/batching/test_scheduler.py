@@ -255,6 +255,16 @@ def test_alone_in_an_idle_server_nobody_is_refused() -> None:
     assert len(scheduler) == 2
 
 
+def test_who_cannot_be_in_time_in_an_idle_server_is_in_nobodys_way() -> None:
+    scheduler = experienced()
+    hopeless = offer(scheduler, *(make_row() for _ in range(60)), deadline=5.0)  # 6 s of work
+    assert len(take(scheduler)) == 8
+    for timeout_s in (1.0, 5.0, 30.0):
+        offer(scheduler, make_row(7), deadline=timeout_s)
+    assert take(scheduler) == [7] * 3 + [4] * 5
+    assert len(scheduler) == len(scheduler._jobs[hopeless]) == 60 - 8 - 5
+
+
 def test_before_anything_was_measured_nobody_is_refused_but_for_want_of_room() -> None:
     scheduler = make_scheduler(capacity=1000)
     for _ in range(1000):
