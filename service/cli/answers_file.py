@@ -157,23 +157,31 @@ class AnswersFile:
         """Have the disk hold the answers, then what tells of them."""
         os.fsync(self._file.fileno())
         new = self._beside.with_name(f"{self._beside.name}.new")
-        with open(new, "w", encoding="utf-8") as file:
-            json.dump(asdict(self.progress), file, ensure_ascii=False)
-            file.flush()
-            os.fsync(file.fileno())
-        new.replace(self._beside)
+        try:
+            with open(new, "w", encoding="utf-8") as file:
+                json.dump(asdict(self.progress), file, ensure_ascii=False)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(self._beside)
+        except OSError:
+            new.unlink(missing_ok=True)
+            raise
         self._told_at = time.monotonic()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
         with self._file:
             if self._done:
                 self._beside.unlink(missing_ok=True)
             elif self._is_begun:
                 self._file.truncate(self.progress.bytes)
-                self._tell()
+                try:
+                    self._tell()
+                except OSError:  # the disk is full, which may be what ended it: what was told last still holds
+                    if error is None:
+                        raise
             if not self._done and not self.progress.lines:  # nothing to go on with
                 if self._is_begun:
                     self._beside.unlink()

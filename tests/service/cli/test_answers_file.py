@@ -1,11 +1,13 @@
 """A file of answers, as runs leave it that end in every way."""
 
+import errno
 import json
 
 import pytest
 
 from service.cli import answers_file
 from service.cli.answers_file import AnswersFile, is_resumable, progress_of
+from service.cli.console import Unfinished
 from service.errors import InvalidRequest
 
 WORK = {"command": "generate", "format": "text", "beam_size": 4}
@@ -159,6 +161,28 @@ def test_checkpoints_are_told_while_the_run_goes_on(path, monkeypatch):
             told = json.loads(beside(path).read_text())
             assert (told["lines"], told["bytes"]) == (count, path.stat().st_size)
         answers.finish()
+
+
+def test_a_full_disk_hides_no_advice_and_loses_nothing_that_was_told(path, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    def fill_the_disk():
+        with AnswersFile(path, WORK, resume=False, force=False) as answers:
+            answers.append(LINES[:1], 1, f"{LINES[0]}\n".encode(), "version 1 of a")
+            full.setattr(answers_file, "CHECKPOINT_S", 60.0)
+            answers.append(LINES[1:2], 1, b"two\n", "version 1 of a")
+            full.setattr(json, "dump", refuse)
+            raise Unfinished("go on with ...")
+
+    with monkeypatch.context() as full:
+        full.setattr(answers_file, "CHECKPOINT_S", 0.0)
+        with pytest.raises(Unfinished, match="go on with"):
+            fill_the_disk()
+    assert sorted(each.name for each in path.parent.iterdir()) == ["answers.txt", "answers.txt.resume"]
+    assert progress_of(path).lines == 1
+    write(path, LINES, resume=True)
+    assert path.read_text() == WHOLE
 
 
 def test_only_files_can_be_gone_on_with(tmp_path):
