@@ -60,7 +60,7 @@ def evaluate(
     ] = 12345,
     batch_size: Annotated[int, typer.Option(min=1, metavar="N", help="Texts in one call.")] = 32,
     timeout_s: Annotated[
-        float, typer.Option("--timeout", min=0.001, metavar="S", help="Of a service: seconds for a call.")
+        float, typer.Option("--timeout", min=0.001, max=86_400.0, metavar="S", help="Of a service: seconds for a call.")
     ] = 60.0,
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE", help="Write everything as JSON too; -: that alone, here.")
@@ -124,5 +124,9 @@ def _check_usage(
         raise typer.BadParameter(f"versions in folders are numbers, not {version!r}", param_hint="'--version'")
     if sample_seed is not None and limit is None:
         raise typer.BadParameter("it draws the sources of --limit, which is missing", param_hint="'--sample-seed'")
-    if json_file not in (None, "-") and not Path(json_file).absolute().parent.is_dir():
+    if json_file in (None, "-"):
+        return
+    if not Path(json_file).absolute().parent.is_dir():
         raise typer.BadParameter(f"{Path(json_file).parent} is no folder", param_hint="'--json'")
+    if Path(json_file).is_dir():
+        raise typer.BadParameter(f"{json_file} is a folder", param_hint="'--json'")

@@ -39,12 +39,17 @@ class Address:
         ``model`` and ``version`` are for what the address does not say.
 
         Raises:
-            EvaluationError: it is longer than that.
+            EvaluationError: it is something else.
         """
-        parts = urllib.parse.urlsplit(text)
+        wrong = EvaluationError(f"{text} is no address of a model: use http://host:8000/MODEL/VERSION or less of it")
+        try:
+            parts = urllib.parse.urlsplit(text)
+            host, _ = parts.hostname, parts.port  # reading the port checks it
+        except ValueError as error:
+            raise wrong from error
         named = [urllib.parse.unquote(each) for each in parts.path.split("/") if each]
-        if len(named) > 2 or parts.query or parts.fragment:
-            raise EvaluationError(f"{text} is no address of a model: use http://host:8000/MODEL/VERSION or less of it")
+        if not host or len(named) > 2 or parts.query or parts.fragment:
+            raise wrong
         named_model, named_version = [*named, None, None][:2]
         return cls(f"{parts.scheme}://{parts.netloc}", named_model or model, named_version or version)
 

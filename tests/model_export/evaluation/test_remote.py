@@ -107,7 +107,17 @@ def test_an_address_says_more_than_the_flags(text: str, expected: Address) -> No
     assert Address.parse(text, "flag", "7") == expected
 
 
-@pytest.mark.parametrize("text", ["http://host/v1/generate/x", "http://host/?model=a"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "http://host/v1/generate/x",
+        "http://host/?model=a",
+        "http://",
+        "http://[::1",
+        "http://host:99999",
+        "http://host:port",
+    ],
+)
 def test_an_address_of_something_else(text: str) -> None:
     with pytest.raises(EvaluationError, match="use http://host:8000/MODEL/VERSION"):
         Address.parse(text)
