@@ -236,7 +236,8 @@ app.command()(evaluate)
 
 def _read_lines() -> list[str]:
     """Those of standard input, without the byte order mark that some editors write."""
-    lines = [line.removesuffix("\n") for line in sys.stdin]
+    raw = [line.removesuffix(b"\n").removesuffix(b"\r") for line in sys.stdin.buffer]
+    lines = [line.decode("utf-8", "surrogateescape") for line in raw]  # as arguments: what is no UTF-8 is refused later
     return [line.removeprefix("\ufeff") for line in lines[:1]] + lines[1:]
 
 

@@ -94,8 +94,11 @@ def generate(
     The seed is that of the first text, and greater by 1 for each next one, as in a request to a server.
 
     Raises:
-        GenerationError: the model refuses an option, or a text; the message tells its number, from 1.
+        GenerationError: a text is not UTF-8, or the model refuses it or an option; the message tells which, from 1.
     """
+    for number, text in enumerate(texts, start=1):
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise GenerationError(f"text {number} is not UTF-8: {text[:_SHOWN]!r}")
     for first in range(0, len(texts), batch_size):
         on_progress("generating", first, len(texts))
         rows = seeded_rows(texts[first : first + batch_size], options, first)

@@ -23,7 +23,7 @@ from tests.support.tiny_training import pairs, tiny_config, write_pairs
 REPOSITORY = Path(__file__).parents[2]
 
 
-def run(*arguments: str, stdin: str | None = None) -> Any:
+def run(*arguments: str, stdin: str | bytes | None = None) -> Any:
     """The command in this process: ``exit_code``, ``stdout``, ``stderr``."""
     return CliRunner().invoke(app, list(arguments), input=stdin)
 
@@ -271,6 +271,14 @@ def test_generate_names_the_text_that_the_model_refuses(artifact_root: Path) -> 
     shown = "cat " * 10 + "…"
     assert result.stderr == f"error: text 41, {shown!r}: a source must have 1..48 tokens, EOS counted\n"
     assert result.stdout.count("\n") == 32  # the batch before
+
+
+@pytest.mark.parametrize("arguments", [[], ["the cat", "b\udcff"]])
+def test_generate_names_the_text_that_is_no_utf_8(artifact_root: Path, arguments: list[str]) -> None:
+    result = run("generate", str(artifact_root / "tiny-rnn" / "1"), *arguments, stdin=b"the cat\r\nb\xff\n")
+
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == "error: text 2 is not UTF-8: 'b\\udcff'\n"
 
 
 def test_generate_names_no_text_where_the_model_refuses_an_option(artifact_root: Path) -> None:
