@@ -7,10 +7,12 @@ a batch runs, given its shape. Nothing here knows of queues or clocks.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 
 from service.batching.regression import Regression
 from service.batching.rows import AdmittedRow, Row, TimedResult
+
+Learnt = TypeVar("Learnt")
 
 PRIOR_SECONDS: Final = (1e-3, 1e-4, 1e-5, 1e-6)
 """Of ``BatchShape.features`` before anything was measured: faster than any model, as a cold server must not refuse."""
@@ -18,6 +20,8 @@ PRIOR_TARGET_TOKENS: Final = (1.0, 1.0)
 """A target is taken to have one token, and one more for each of its source, before any was seen."""
 STRETCH_SMOOTHING: Final = 0.1
 STRETCH_BOUNDS: Final = 0.5, 8.0
+MOST_REMEMBERED: Final = 1024
+"""Versions, and groups: of more, those are forgotten that were learnt about longest ago. Versions come and go."""
 
 
 class RowCost(NamedTuple):
@@ -110,8 +114,10 @@ class Costs:
             expected = sum(self.batch_seconds(group, full) / full.rows for full in map(self._full_batch, costs))
             low, high = STRETCH_BOUNDS
             newest, old = min(high, max(low, seconds / expected)), self._stretch.get(group, 1.0)
-            self._stretch[group] = old + STRETCH_SMOOTHING * (newest - old)
-        self._seconds.setdefault(group, Regression(PRIOR_SECONDS)).learn(shape.features, seconds)
+            _remember(self._stretch, group, old + STRETCH_SMOOTHING * (newest - old))
+        regression = self._seconds.get(group) or Regression(PRIOR_SECONDS)
+        regression.learn(shape.features, seconds)
+        _remember(self._seconds, group, regression)
 
     def learn_targets(self, rows: Sequence[Row], results: Sequence[TimedResult]) -> None:
         """Learn how long targets are from the longest hypothesis of each row of one model and version.
@@ -132,8 +138,9 @@ class Costs:
                     target = prefix + new
                 sources, targets, count = sources + len(row.source_ids), targets + target, count + 1
         if count:
-            key = rows[0].model, rows[0].version
-            self._targets.setdefault(key, Regression(PRIOR_TARGET_TOKENS)).learn((count, sources), targets)
+            regression = self._target(rows[0])
+            regression.learn((count, sources), targets)
+            _remember(self._targets, (rows[0].model, rows[0].version), regression)
 
     def _target(self, row: Row) -> Regression:
         return self._targets.get((row.model, row.version)) or Regression(PRIOR_TARGET_TOKENS)
@@ -143,3 +150,10 @@ class Costs:
         rows = max(1, min(self._max_batch_rows, int(self._max_batch_tokens / (cost.positions * cost.width))))
         decoded = rows * cost.steps * cost.width
         return BatchShape(rows, cost.steps, decoded, cost.reads, cost.positions * cost.width)
+
+
+def _remember(memory: dict[Hashable, Learnt], key: Hashable, learnt: Learnt) -> None:
+    memory.pop(key, None)  # a dict keeps the order of insertion: the first is the one to forget
+    memory[key] = learnt
+    if len(memory) > MOST_REMEMBERED:
+        del memory[next(iter(memory))]

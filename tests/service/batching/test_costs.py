@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
-from service.batching.costs import BatchShape, Costs, RowCost
+from service.batching.costs import MOST_REMEMBERED, BatchShape, Costs, RowCost
 from service.batching.regression import TRUSTED_AFTER
 from service.batching.rows import AdmittedRow, RowResult, TimedResult
 from tests.support.rows import make_row
@@ -104,3 +106,18 @@ def test_batches_that_are_less_than_full_although_many_wait_are_allowed_for() ->
     after = costs.row_seconds(GROUP, RowCost(10, 10.0, 1))
     assert after.share == pytest.approx(costs.batch_seconds(GROUP, shape_of(4)) / 4, rel=0.1), "fours are all there is"
     assert after.share <= after.alone
+
+
+def test_versions_that_went_are_forgotten_and_those_in_use_are_not() -> None:
+    costs = Costs(32, 8192)
+    learn(costs, 4)
+    known = costs.batch_seconds(GROUP, shape_of(4))
+    for version in range(2 * MOST_REMEMBERED):
+        row = replace(make_row(), version=version)
+        costs.learn(row.group, [RowCost(10, 10.0, 1)], shape_of(1), 1.0, many_waited=True)
+        costs.learn_targets([row], [result(9)])
+        costs.learn(GROUP, [RowCost(10, 10.0, 1)] * 4, shape_of(4), known, many_waited=True)
+    assert costs.trusted(GROUP)
+    assert costs.batch_seconds(GROUP, shape_of(4)) == pytest.approx(known)
+    for memory in (costs._seconds, costs._stretch, costs._targets):
+        assert len(memory) == MOST_REMEMBERED
