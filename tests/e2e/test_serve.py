@@ -95,10 +95,10 @@ def test_both_transports_give_the_same_answers(client, server, cases):
             if not case.prefix_ids:
                 fields = {"model": "tiny-transformer", "inputs": [case.text], "parameters": dict(case.options)}
                 (output,) = client.post("/v1/generate", json=fields).json()["outputs"]
-                assert [
-                    json_format.MessageToDict(each, preserving_proto_field_name=True)
-                    for each in generate(messages.GenerateRequest(**fields)).outputs
-                ] == [{name: value for name, value in output.items() if value != []}], case.name
+                (message,) = generate(messages.GenerateRequest(**fields)).outputs
+                as_json = json_format.MessageToDict(message, preserving_proto_field_name=True)
+                as_json |= {"seed": int(as_json["seed"])} if "seed" in as_json else {}  # protobuf writes it as a string
+                assert as_json == {name: value for name, value in output.items() if value != []}, case.name
 
 
 def test_a_version_that_breaks_its_word_is_refused_and_the_older_one_answers(client, server):

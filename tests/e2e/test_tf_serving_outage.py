@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.load import Load
-from tests.support.model_server_process import QUICK, UNWARMED, ModelServerProcess, model_server
+from tests.support.model_server_process import QUICK, ModelServerProcess, model_server
 from tests.support.server_process import server_process
 from tests.support.tiny_models import CORPUS
 
@@ -31,13 +31,13 @@ def root(artifact_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def replica(root: Path) -> Iterator[ModelServerProcess]:
-    with model_server(root, *QUICK, UNWARMED) as server:
+    with model_server(root, *QUICK) as server:
         yield server
 
 
 @pytest.fixture
 def other_replica(root: Path) -> Iterator[ModelServerProcess]:
-    with model_server(root, *QUICK, UNWARMED) as server:
+    with model_server(root, *QUICK) as server:
         yield server
 
 
