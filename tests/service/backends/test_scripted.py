@@ -126,7 +126,8 @@ def test_unsupported_options_are_refused_as_the_graph_does(option: str) -> None:
         backend = ScriptedBackend()
         await backend.start()
         (version,) = backend.versions()
-        older = replace(version.manifest, supported_options=("beam_size", "num_hypotheses"))
+        others = tuple(name for name in version.manifest.supported_options if name != option)
+        older = replace(version.manifest, supported_options=others)
         backend.set_versions([replace(version, manifest=older)])
         await backend.predict("echo", 1, "generate_ids", inputs)
 
