@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import pathlib
+import signal
 
 import pytest
+
+# A shell ignores SIGINT for what it starts in the background, and every process of the tests would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")
