@@ -7,7 +7,7 @@ bounds; it knows no costs, and refuses only what its queue has no room for. Capa
 A run goes on until its last request has got its answer or error; tokens are useful if they came by their deadline.
 
     python -m benchmarks.scheduling                        on a virtual clock: no noise but what is simulated; a minute
-    python -m benchmarks.scheduling --model build/models   with the only model there, in this process; four minutes
+    python -m benchmarks.scheduling --model build/models   with the first model there, in this process; four minutes
 """
 
 from __future__ import annotations
@@ -237,7 +237,7 @@ class SentenceMix:
     """Rows of English sentences."""
 
     def __init__(self, backend: Backend) -> None:
-        (served,) = [each for each in backend.versions() if each.state is VersionState.READY]
+        served = next(each for each in backend.versions() if each.state is VersionState.READY)
         assert served.manifest is not None
         assert served.tokenizer is not None
         self._served, self._manifest = served, served.manifest
@@ -290,7 +290,7 @@ def report(title: str, found: dict[str, dict[str, dict[str, float]]]) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="folder of models with one in it, such as build/models")
+    parser.add_argument("--model", type=Path, help="folder of models, such as build/models; the first is asked")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument(
         "--seconds", type=float, help="of arrivals in a round; by default 10, and 60 on a virtual clock"
