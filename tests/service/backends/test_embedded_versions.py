@@ -242,21 +242,22 @@ def test_a_broken_version_stays_out_until_its_files_change(play, caplog, monkeyp
 
 def test_a_version_that_is_being_copied_is_loaded_when_it_has_stayed_the_same(play):
     async def scenario(stage):
-        look, copying = stage.backend._model_folders.look, 0
+        look, copying, turn = stage.backend._model_folders.look, 0, threading.Lock()
 
         def look_while_copying():
             nonlocal copying
-            if copying is not None:
-                copying += 1
-                stage.write("m/2", "bad: half a file" + "." * copying)
+            with turn:
+                if copying is not None:
+                    copying += 1
+                    stage.write("m/2", "bad: half a file" + "." * copying)
             return look()
 
         stage.backend._model_folders.look = look_while_copying
         while copying < 10:
             await asyncio.sleep(0.002)
         assert stage.states() == {2: LOADING, 1: READY}
-        copying = None
-        await asyncio.sleep(0)
+        with turn:  # else two would write at the same time
+            copying = None
         stage.write("m/2", "whole")
         await stage.until(m={2: READY})
         assert "bad" not in "".join(model.decode() for model in stage.loaders.models)
