@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from typing_extensions import Self
 
 SHIPPED_FOLDER = Path(__file__).parent / "configs"
+CONFIG_FILE = "config.yaml"
+"""The configuration in a trained model's folder."""
 
 
 class UserError(ValueError):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from model_export.config import RunConfig, UserError, load_config, shipped_names
+from model_export.config import CONFIG_FILE, RunConfig, UserError, load_config, shipped_names
 from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET, ContractError, Manifest
 from model_export.startup import load_tensorflow
 from model_export.text.progress import OnProgress, silent
@@ -36,11 +36,11 @@ def inspect(target: str, on_progress: OnProgress = silent) -> dict[str, Any]:
     folder = Path(target)
     if (folder / ASSETS_FOLDER / MANIFEST_ASSET).is_file():
         return _inspect_artifact(folder)
-    if (folder / "config.yaml").is_file():
+    if (folder / CONFIG_FILE).is_file():
         return _inspect_trained_model(folder, on_progress)
     if folder.is_dir() and target not in shipped_names():
         raise InspectionError(
-            f"{folder} is neither a trained model (config.yaml is missing) "
+            f"{folder} is neither a trained model ({CONFIG_FILE} is missing) "
             f"nor an artifact ({ASSETS_FOLDER}/{MANIFEST_ASSET} is missing)"
         )
     return {"kind": "configuration", **_inspect_config(load_config(target), on_progress)}
@@ -67,7 +67,7 @@ def _inspect_artifact(folder: Path) -> dict[str, Any]:
 
 
 def _inspect_trained_model(folder: Path, on_progress: OnProgress) -> dict[str, Any]:
-    facts = _inspect_config(load_config(str(folder / "config.yaml")), on_progress)
+    facts = _inspect_config(load_config(str(folder / CONFIG_FILE)), on_progress)
     report = folder / "report.json"
     finished = report.is_file()
     return {

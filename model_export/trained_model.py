@@ -17,10 +17,9 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save
 
-from model_export.config import RunConfig, UserError, load_config
+from model_export.config import CONFIG_FILE, RunConfig, UserError, load_config
 from model_export.models import Seq2SeqModel, build_model
 
-CONFIG_FILE = "config.yaml"
 TOKENIZER_FILE = "tokenizer.model"
 WEIGHTS_FILE = "weights.safetensors"
 SAMPLES_FILE = "samples.txt"

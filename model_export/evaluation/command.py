@@ -11,12 +11,13 @@ import typer
 from rich.console import Console
 
 from model_export.console import Debug, decoding_flags, one_line_errors, progress_console
+from model_export.evaluation.fitting import Overlong
 from model_export.evaluation.opening import is_address, opened_subjects, place
 from model_export.startup import load_tensorflow
 from model_export.text.progress import shown
 
-Overlong = Literal["skip", "truncate"]
 BleuTokenizer = Literal["13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "none"]
+"""Of sacrebleu, without those that download a model."""
 
 
 @one_line_errors

@@ -9,11 +9,11 @@ from pathlib import Path
 import sentencepiece
 
 from model_export.artifact.calls import Signature, generate_inputs, read_answers, text_array
-from model_export.config import load_config
+from model_export.config import CONFIG_FILE, load_config
 from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET, TOKENIZER_ASSET, Limits, Manifest
 from model_export.evaluation.subject import EvaluationError, Options, Scored, Written
 from model_export.generation import GenerationError, opened, seeded_rows, told_refusals
-from model_export.trained_model import CONFIG_FILE, TOKENIZER_FILE
+from model_export.trained_model import TOKENIZER_FILE
 
 
 class LocalSubject:

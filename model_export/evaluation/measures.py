@@ -16,9 +16,6 @@ from model_export.evaluation.fitting import Pair
 from model_export.evaluation.subject import EvaluationError, Scored
 from model_export.text.metrics import reference_streams
 
-BLEU_TOKENIZERS: Final = ("13a", "intl", "char", "zh", "ja-mecab", "ko-mecab", "none")
-"""Of sacrebleu, without those that download a model."""
-
 PER_TOKEN: Final = ("loss", "perplexity", "accuracy")
 """Measures that say nothing of two models whose tokens differ."""
 

@@ -7,14 +7,13 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
+from model_export.config import CONFIG_FILE
 from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET
 from model_export.evaluation.remote import Address, RemoteSubject
 from model_export.evaluation.subject import EvaluationError, Subject
 from model_export.text.progress import OnProgress
 
 Place: TypeAlias = Path | Address
-
-_CONFIG_FILE = "config.yaml"  # trained_model.CONFIG_FILE, which is not to be had without TensorFlow
 
 
 def is_address(text: str) -> bool:
@@ -39,7 +38,7 @@ def chosen_folder(path: Path, version: int | None = None) -> Path:
     Raises:
         EvaluationError: it is none of these.
     """
-    if (path / _CONFIG_FILE).is_file() or (path / ASSETS_FOLDER / MANIFEST_ASSET).is_file():
+    if (path / CONFIG_FILE).is_file() or (path / ASSETS_FOLDER / MANIFEST_ASSET).is_file():
         return path
     versions = {int(each.name): each for each in path.iterdir() if each.name.isdecimal()} if path.is_dir() else {}
     if not versions:

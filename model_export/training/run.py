@@ -11,12 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 from rich.console import Console
 
-from model_export.config import RunConfig, load_config
+from model_export.config import CONFIG_FILE, RunConfig, load_config
 from model_export.models import build_model
 from model_export.text.data import plan_batches
 from model_export.text.progress import OnProgress, shown
 from model_export.text.tokenizers import SentencePieceTokenizer, train_sentencepiece
-from model_export.trained_model import CONFIG_FILE, REPORT_FILE, TOKENIZER_FILE
+from model_export.trained_model import REPORT_FILE, TOKENIZER_FILE
 from model_export.training.checkpoint import Progress, TrainingError, load_checkpoint, save_checkpoint
 from model_export.training.corpus import Corpus, load_corpora, pairs_sha256
 from model_export.training.metrics import Evaluator
