@@ -12,6 +12,10 @@ from typing import Final, TypeAlias
 
 VERSIONS: Final = range(1, 2**63)
 """Numbers that a version of a model can have: TF Serving's, without 0, which on the wire of gRPC is no number."""
+SEEDS: Final = 2**63
+"""Seeds of sampling are below it; that of each further text is greater by 1, and behind the last comes 0."""
+DRAWN_SEEDS: Final = 2**53
+"""Seeds that nobody gave, and all that come of them in one request, stay below: JavaScript's integers end there."""
 LABEL: Final = re.compile("[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 """A label of versions, which is never a number."""
 VersionChoice: TypeAlias = int | str | None

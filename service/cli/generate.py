@@ -17,9 +17,7 @@ from service.cli.lines import of_arguments, of_file
 from service.cli.options import PARALLEL, Destination, Service, destination, selection
 from service.cli.run import Job, Output, run
 from service.errors import InvalidRequest
-
-SEEDS = 2**63
-"""So many there are; the server numbers on behind the last one from 0."""
+from service.generation import DRAWN_SEEDS, SEEDS
 
 
 @one_line_errors
@@ -76,7 +74,7 @@ def generate(
 
     \b
     Examples:
-      malgil generate 'Be nice.' 'Get out!'
+      malgil generate --model en-fr 'Be nice.' 'Get out!'
       malgil generate --models build/models --model en-fr --beam-size 4 --num-hypotheses 2 'Be nice.'
       malgil generate --input texts.txt --output answers.tsv --tsv
       malgil generate --input texts.txt --output answers.tsv --tsv --resume
@@ -122,7 +120,7 @@ def _seed(to: Destination) -> int:
     told = progress_of(to.path) if to.resume and to.path else None
     if told and "seed" in told.work:
         return int(told.work["seed"])
-    seed = secrets.randbelow(SEEDS)
+    seed = secrets.randbelow(DRAWN_SEEDS)
     notes().print(f"sampling with --seed {seed}", highlight=False)
     return seed
 

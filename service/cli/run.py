@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
@@ -57,7 +58,7 @@ def run(job: Job[Row], lines: Lines, service: Service, destination: Destination)
         service = replace(service, lines_per_call=1)
         notes().print("reading standard input, a line at a time; Ctrl-D ends it", highlight=False)
     tally = _Tally()
-    with ExitStack() as stack:
+    with _terminated_as_interrupted(), ExitStack() as stack:
         answers = stack.enter_context(_answers(job.work, destination))
         source = lines.read()
         answers.skip_done(source)
@@ -75,6 +76,16 @@ def run(job: Job[Row], lines: Lines, service: Service, destination: Destination)
         answers.finish()
     for note in tally.notes(answers.progress.versions):
         notes().print(note, highlight=False, markup=False, soft_wrap=True)
+
+
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """SIGTERM ends it as Ctrl-C does: with the command that goes on."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _parsed(job: Job[Row], lines: Lines) -> Callable[[int, str], Row | None]:

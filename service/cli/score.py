@@ -55,7 +55,7 @@ def score(
 
     \b
     Examples:
-      malgil score 'Be nice.' 'Sois gentil.'
+      malgil score --model en-fr 'Be nice.' 'Sois gentil.'
       malgil score --input pairs.tsv --output scores.tsv
       malgil generate --tsv < texts.txt | malgil score --json --details
     """

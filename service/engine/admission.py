@@ -13,12 +13,11 @@ from service.batching import AdmittedRow, ScoringRow
 from service.batching.rows import Ids
 from service.engine import row_warnings
 from service.errors import InvalidRequest
-from service.generation import GenerationOptions, GenerationRequest, ScoreRequest
+from service.generation import SEEDS, GenerationOptions, GenerationRequest, ScoreRequest
 from service.tokenization import Tokenizer
 
 MOST_ATTENTION: Final = 300_000
 """Numbers of attention in one answer, some 3 MB of JSON: texts and targets of a request could ask for many more."""
-_SEEDS: Final = 2**63
 
 R = TypeVar("R", AdmittedRow, ScoringRow)
 
@@ -64,7 +63,7 @@ def admit(
                 prefix_ids,
                 options,
                 max_new_tokens,
-                (seed + index) % _SEEDS if options.do_sample else 0,
+                (seed + index) % SEEDS if options.do_sample else 0,
                 text if in_graph and not source.excess else None,
             ),
             source.excess,

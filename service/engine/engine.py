@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import random
 from collections.abc import Callable, Sequence
-from typing import Final
 
 from service.backend import Backend, ModelVersion, VersionState
 from service.engine.intake import Intake, timed
@@ -18,6 +17,7 @@ from service.engine.runs import Runs
 from service.engine.versions import ModelStatus
 from service.errors import Draining
 from service.generation import (
+    DRAWN_SEEDS,
     Detokenization,
     DetokenizeRequest,
     Generation,
@@ -31,9 +31,6 @@ from service.generation import (
 )
 from service.settings import Settings
 from service.telemetry import Telemetry
-
-DRAWN_SEEDS: Final = 2**53
-"""Seeds that are drawn, and all that come of them in one request, stay below: JavaScript's integers end there."""
 
 
 class Engine:

@@ -8,11 +8,10 @@ from typing import Any, Final
 
 from model_export.contract import Limits, Manifest
 from service.errors import InvalidRequest
-from service.generation import GenerationOptions
+from service.generation import SEEDS, GenerationOptions
 from service.validation.fields import is_integer, parse_object, parse_text, refuse_lone_surrogate, shown
 
 _INT32_MAX: Final = 2**31 - 1
-_INT64_MAX: Final = 2**63 - 1
 _LEAST_ABOVE_0: Final = 2.0**-126
 """What is less, models take for 0: they compute in float32, without denormal numbers."""
 MOST_STOPS: Final = 4
@@ -98,7 +97,7 @@ _OPTIONS: Final[Mapping[str, _Integer | _Number | _Boolean | _Strings]] = {
     "temperature": _Number(0.0, 100.0, above=True),
     "top_k": _Integer(0, _INT32_MAX),
     "top_p": _Number(0.0, 1.0, above=True),
-    "seed": _Integer(0, _INT64_MAX),
+    "seed": _Integer(0, SEEDS - 1),
     "repetition_penalty": _Number(0.01, 100.0),
     "no_repeat_ngram_size": _Integer(0, 8),
     "disable_unk": _Boolean(),

@@ -174,7 +174,7 @@ def started(*arguments, **streams):
     return subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, **streams)
 
 
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_ended_is_gone_on_with(tmp_path, end):
     source, out, slow = tmp_path / "texts", tmp_path / "answers.tsv", Slow(12)
     source.write_text("".join(f"말 {number}\n\n" for number in range(100)))
@@ -188,7 +188,7 @@ def test_a_run_that_is_ended_is_gone_on_with(tmp_path, end):
         code = process.wait(20)  # although a call is not answered
         _, *lines = process.stderr.read().splitlines()
         process.stderr.close()
-        if end == signal.SIGINT:
+        if end != signal.SIGKILL:
             assert code == 1
             assert lines[0] == "stopped"
             assert re.match(r"\d+ lines done; go on with: malgil generate --resume --tsv ", lines[1])

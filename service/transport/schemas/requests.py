@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from service.generation import LABEL, VERSIONS
+from service.generation import LABEL, SEEDS, VERSIONS
 from service.transport.schemas.closed import Closed
 from service.validation.options import LONGEST_STOP, MOST_STOPS
 
@@ -50,7 +50,7 @@ class GenerateParameters(Closed):
     seed: int = Field(
         default_factory=int,
         ge=0,
-        le=2**63 - 1,
+        le=SEEDS - 1,
         description="Sampling: the first text's noise, 1 more for each further one; by default drawn, and answered.",
     )
     repetition_penalty: float = Field(
