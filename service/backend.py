@@ -28,6 +28,12 @@ def pad_ids(sequences: Sequence[Sequence[int] | NDArray[np.int32]]) -> tuple[NDA
     return padded, lengths
 
 
+def id_inputs(name: str, sequences: Sequence[Sequence[int] | NDArray[np.int32]]) -> dict[str, NDArray[np.int32]]:
+    """``pad_ids`` as the inputs ``<name>_ids`` and ``<name>_lengths`` of a signature."""
+    ids, lengths = pad_ids(sequences)
+    return {f"{name}_ids": ids, f"{name}_lengths": lengths}
+
+
 class VersionState(enum.Enum):
     """Where one version of a model is on its way; only READY ones answer."""
 

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_export.contract import OPTIONS, GoldenCase, Manifest, sha256
-from service.backend import Arrays, pad_ids
+from service.backend import Arrays, id_inputs
 from service.errors import BackendFailed
 from service.tokenization import SentencePieceTokenizer, Tokenizer
 
@@ -113,30 +113,22 @@ def option_inputs(cases: Sequence[GoldenCase]) -> dict[str, NDArray[Any]]:
         name: np.array([case.options.get(name, option.neutral) for case in cases], dtype=option.dtype)
         for name, option in OPTIONS.items()
     }
-    inputs["prefix_ids"], inputs["prefix_lengths"] = pad_ids([case.prefix_ids for case in cases])
-    return inputs
+    return inputs | id_inputs("prefix", [case.prefix_ids for case in cases])
 
 
 def _inputs(signature: str, cases: Sequence[GoldenCase]) -> dict[str, NDArray[Any]]:
     options = option_inputs(cases)
     if signature == "generate":
         return {"texts": _texts(cases), **options}
-    source_ids, source_lengths = pad_ids([case.source_ids for case in cases])
-    return {"source_ids": source_ids, "source_lengths": source_lengths, **options}
+    return {**id_inputs("source", [case.source_ids for case in cases]), **options}
 
 
 def _score_inputs(signature: str, cases: Sequence[GoldenCase]) -> dict[str, NDArray[Any]]:
     """The best answer to each case as a target."""
     if signature == "score":
         return {"texts": _texts(cases), "targets": np.array([case.sentences[0].encode() for case in cases], object)}
-    source_ids, source_lengths = pad_ids([case.source_ids for case in cases])
-    target_ids, target_lengths = pad_ids([_best_target(case) for case in cases])
-    return {
-        "source_ids": source_ids,
-        "source_lengths": source_lengths,
-        "target_ids": target_ids,
-        "target_lengths": target_lengths,
-    }
+    targets = id_inputs("target", [_best_target(case) for case in cases])
+    return id_inputs("source", [case.source_ids for case in cases]) | targets
 
 
 def _best_target(case: GoldenCase) -> tuple[int, ...]:

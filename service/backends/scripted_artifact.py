@@ -32,14 +32,19 @@ _NOT_PLAYED: Final = frozenset({"serving_default", "beam_search"})
 
 @functools.cache
 def tiny_tokenizer() -> bytes:
-    """A SentencePiece model of a few words, with byte fallback; trained in some 30 ms."""
+    """A SentencePiece model of ``WORDS``, with byte fallback."""
+    return train_tokenizer(WORDS, 400)
+
+
+def train_tokenizer(words: str, most_tokens: int, *, byte_fallback: bool = True) -> bytes:
+    """A SentencePiece model of a few words; trained in some 30 ms."""
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=iter(WORDS.split()),
+        sentence_iterator=iter(words.split()),
         model_writer=model,
-        vocab_size=400,
+        vocab_size=most_tokens,
         hard_vocab_limit=False,
-        byte_fallback=True,
+        byte_fallback=byte_fallback,
         character_coverage=1.0,
         normalization_rule_name="nfkc",
         pad_id=SPECIAL_IDS.pad,

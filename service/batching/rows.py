@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_export.contract import OPTIONS
-from service.backend import Arrays, pad_ids
+from service.backend import Arrays, id_inputs
 from service.errors import BackendFailed
 from service.generation import GenerationOptions
 
@@ -161,9 +161,8 @@ def _generation_inputs(rows: Sequence[AdmittedRow]) -> dict[str, NDArray[Any]]:
     if texts:
         inputs["texts"] = np.array(texts, dtype=object)
     else:
-        inputs["source_ids"], inputs["source_lengths"] = pad_ids([row.source_ids for row in rows])
-    inputs["prefix_ids"], inputs["prefix_lengths"] = pad_ids([row.prefix_ids for row in rows])
-    return inputs
+        inputs |= id_inputs("source", [row.source_ids for row in rows])
+    return inputs | id_inputs("prefix", [row.prefix_ids for row in rows])
 
 
 def _scoring_inputs(rows: Sequence[ScoringRow]) -> dict[str, NDArray[Any]]:
@@ -171,14 +170,8 @@ def _scoring_inputs(rows: Sequence[ScoringRow]) -> dict[str, NDArray[Any]]:
     if texts:
         columns = zip(("texts", "targets"), zip(*texts, strict=True), strict=True)
         return {name: np.array([text.encode() for text in column], dtype=object) for name, column in columns}
-    source_ids, source_lengths = pad_ids([row.source_ids for row in rows])
-    target_ids, target_lengths = pad_ids([row.target_ids for row in rows])
-    return {
-        "source_ids": source_ids,
-        "source_lengths": source_lengths,
-        "target_ids": target_ids,
-        "target_lengths": target_lengths,
-    }
+    targets = id_inputs("target", [row.target_ids for row in rows])
+    return id_inputs("source", [row.source_ids for row in rows]) | targets
 
 
 def _split_hypotheses(outputs: Arrays, rows: Sequence[AdmittedRow]) -> Iterator[RowResult]:

@@ -15,7 +15,6 @@ from service.backend import VersionState
 from service.engine import Engine
 from service.engine.off_loop import off_loop_if_long
 from service.errors import BackendUnavailable, ClientClosed, Draining, ModelNotFound, ServiceError
-from service.generation import Generation, Scoring
 from service.settings import Settings
 from service.telemetry import METRICS_CONTENT_TYPE, Telemetry
 from service.transport import openapi, rest_convert
@@ -66,22 +65,10 @@ class _Rest:
         self._telemetry = telemetry
 
     async def generate(self, request: Request) -> Response:
-        timeout_s = parse_timeout_ms(request.headers.get("x-request-timeout-ms"))
-        parsed = parse_generate(await self._fields(request), self._engine.resolve, self._settings)
-        request_id: str = request.state.request_id
-        answer = await _while_connected(
-            request.receive, self._engine.generate(parsed, request_id=request_id, timeout_s=timeout_s)
-        )
-        return await _run_response(answer, lambda: rest_convert.generation(answer, request_id))
+        return await self._run(request, parse_generate, self._engine.generate, rest_convert.generation)
 
     async def score(self, request: Request) -> Response:
-        timeout_s = parse_timeout_ms(request.headers.get("x-request-timeout-ms"))
-        parsed = parse_score(await self._fields(request), self._engine.resolve, self._settings)
-        request_id: str = request.state.request_id
-        answer = await _while_connected(
-            request.receive, self._engine.score(parsed, request_id=request_id, timeout_s=timeout_s)
-        )
-        return await _run_response(answer, lambda: rest_convert.scoring(answer, request_id))
+        return await self._run(request, parse_score, self._engine.score, rest_convert.scoring)
 
     async def tokenize(self, request: Request) -> Response:
         parsed = parse_tokenize(await self._fields(request), self._engine.resolve, self._settings)
@@ -118,18 +105,27 @@ class _Rest:
     async def metrics(self, request: Request) -> Response:
         return Response(self._telemetry.render(), media_type=METRICS_CONTENT_TYPE)
 
+    async def _run(
+        self,
+        request: Request,
+        parse: Callable[..., Any],
+        run: Callable[..., Coroutine[Any, Any, Any]],
+        convert: Callable[[Any, str], dict[str, Any]],
+    ) -> Response:
+        """What a model answers, and where its time went."""
+        timeout_s = parse_timeout_ms(request.headers.get("x-request-timeout-ms"))
+        parsed = parse(await self._fields(request), self._engine.resolve, self._settings)
+        request_id: str = request.state.request_id
+        answer = await _while_connected(request.receive, run(parsed, request_id=request_id, timeout_s=timeout_s))
+        timings = {
+            "x-queue-time": milliseconds(answer.timings.queue_s),
+            "x-inference-time": milliseconds(answer.timings.inference_s),
+        }
+        body = await off_loop_if_long(answer.size, lambda: _json_by_output(convert(answer, request_id)))
+        return Response(body, headers=timings, media_type=JSON)
+
     async def _fields(self, request: Request) -> Any:
         return parse_json(await read_body(request, self._settings.max_body_bytes))
-
-
-async def _run_response(answer: Generation | Scoring, convert: Callable[[], dict[str, Any]]) -> Response:
-    """What a run of the model answered, and where its time went."""
-    timings = {
-        "x-queue-time": milliseconds(answer.timings.queue_s),
-        "x-inference-time": milliseconds(answer.timings.inference_s),
-    }
-    body = await off_loop_if_long(answer.size, lambda: _json_by_output(convert()))
-    return Response(body, headers=timings, media_type=JSON)
 
 
 def _json_by_output(fields: dict[str, Any]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any, Final
 
 import grpc
@@ -92,18 +93,19 @@ class _Rpc:
         self._settings = settings
 
     async def generate(self, data: bytes, call: Call) -> bytes:
-        fields = await _fields(data, messages.GenerateRequest)
-        parsed = parse_generate(fields, self._engine.resolve, self._settings)
-        answer = await self._engine.generate(parsed, request_id=call.request_id, timeout_s=_timeout_s(call))
-        call.timings = answer.timings
-        return await off_loop_if_long(answer.size, lambda: rpc_convert.generation(answer, call.request_id))
+        parsed = parse_generate(await _fields(data, messages.GenerateRequest), self._engine.resolve, self._settings)
+        return await self._run(call, self._engine.generate, parsed, rpc_convert.generation)
 
     async def score(self, data: bytes, call: Call) -> bytes:
-        fields = await _fields(data, messages.ScoreRequest)
-        parsed = parse_score(fields, self._engine.resolve, self._settings)
-        answer = await self._engine.score(parsed, request_id=call.request_id, timeout_s=_timeout_s(call))
+        parsed = parse_score(await _fields(data, messages.ScoreRequest), self._engine.resolve, self._settings)
+        return await self._run(call, self._engine.score, parsed, rpc_convert.scoring)
+
+    async def _run(
+        self, call: Call, run: Callable[..., Awaitable[Any]], parsed: Any, convert: Callable[[Any, str], bytes]
+    ) -> bytes:
+        answer = await run(parsed, request_id=call.request_id, timeout_s=_timeout_s(call))
         call.timings = answer.timings
-        return await off_loop_if_long(answer.size, lambda: rpc_convert.scoring(answer, call.request_id))
+        return await off_loop_if_long(answer.size, lambda: convert(answer, call.request_id))
 
     async def tokenize(self, data: bytes, call: Call) -> bytes:
         fields = await _fields(data, messages.TokenizeRequest)

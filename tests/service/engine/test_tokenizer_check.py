@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import io
 import random
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import pytest
-import sentencepiece
 
-from service.backends.scripted import SPECIAL_IDS, ScriptedBackend
+from service.backends.scripted import ScriptedBackend
+from service.backends.scripted_artifact import train_tokenizer
 from service.engine import Engine
 from service.errors import BackendUnavailable, ServiceError
 from service.generation import GenerationOptions, GenerationRequest
@@ -24,21 +23,7 @@ from service.telemetry import Telemetry
 @functools.cache
 def another_tokenizer() -> bytes:
     """Its ids are not those of the scripted graph."""
-    model = io.BytesIO()
-    sentencepiece.SentencePieceTrainer.Train(
-        sentence_iterator=iter(["the", "word", "no"]),
-        model_writer=model,
-        vocab_size=280,
-        hard_vocab_limit=False,
-        byte_fallback=True,
-        character_coverage=1.0,
-        pad_id=SPECIAL_IDS.pad,
-        unk_id=SPECIAL_IDS.unk,
-        bos_id=SPECIAL_IDS.bos,
-        eos_id=SPECIAL_IDS.eos,
-        minloglevel=2,
-    )
-    return model.getvalue()
+    return train_tokenizer("the word no", 280)
 
 
 class Graph(ScriptedBackend):
