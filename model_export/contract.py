@@ -12,6 +12,7 @@ from __future__ import annotations
 import enum
 import hashlib
 import json
+import platform
 import types
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields, is_dataclass
@@ -232,6 +233,30 @@ class Certificate:
 
 
 @dataclass(frozen=True, slots=True)
+class ProfiledCall:
+    """One shape of a ``generate_ids`` call, and the median seconds that it took.
+
+    All rows are alike: so many source tokens (framing included) and, by force, so many new ones.
+    """
+
+    rows: int
+    source_tokens: int
+    new_tokens: int
+    beam_size: int
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """What calls took on some machine, one at a time, with so many threads within an operation."""
+
+    cpu: str  # as ``cpu_name`` has it
+    intra_op_threads: int
+    tensorflow_version: str
+    calls: tuple[ProfiledCall, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything a server must know of an artifact; stored as ``assets/manifest.json`` and told by ``describe``."""
 
@@ -247,7 +272,7 @@ class Manifest:
     required_ops: tuple[str, ...]
     signatures: Mapping[str, SignatureSpec]
     provenance: Mapping[str, Any] = field(default_factory=dict)  # data, steps, metrics: as the trainer reported them
-    profile: Mapping[str, Any] | None = None
+    profile: Profile | None = None
     certificate: Certificate | None = None
     format_version: int = FORMAT_VERSION
 
@@ -276,6 +301,16 @@ class Manifest:
             )
         manifest: Manifest = _parse(cls, raw, "manifest")
         return manifest
+
+
+def cpu_name() -> str:
+    """What this machine calls its processor, such as ``AMD EPYC 9654``: measured times hold for one of this name."""
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
+            named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    except OSError:
+        named = []
+    return next(filter(None, named), platform.processor() or platform.machine())
 
 
 def sha256(data: bytes) -> str:

@@ -24,6 +24,8 @@ from model_export.contract import (
     GoldenCase,
     Limits,
     Manifest,
+    Profile,
+    ProfiledCall,
     SpecialIds,
     TokenizerInfo,
 )
@@ -53,7 +55,9 @@ MANIFEST = Manifest(
     required_ops=("MatMul", "SentencepieceTokenizeOp"),
     signatures=SIGNATURES,
     provenance={"data": ["train.tsv"], "steps": 100, "metrics": {"bleu": 44.5}, "note": None},
-    profile=None,
+    profile=Profile(
+        "a CPU", 1, "2.21.0", (ProfiledCall(rows=4, source_tokens=8, new_tokens=9, beam_size=1, seconds=0.5),)
+    ),
     certificate=Certificate(score_tolerance=1e-3, logit_noise=1e-4, cases=(CASE,)),
 )
 
@@ -166,7 +170,7 @@ def test_round_trip_gives_an_equal_manifest() -> None:
 
 
 def test_round_trip_without_the_optional_parts() -> None:
-    bare = replace(MANIFEST, certificate=None, profile={"tokens_per_second": 1.5})
+    bare = replace(MANIFEST, certificate=None, profile=None)
 
     assert Manifest.from_json(bare.to_json()) == bare
 
@@ -221,6 +225,11 @@ def test_option_values_keep_their_type() -> None:
             "manifest.certificate.cases[0].options.beam_size: bool or int or float is expected, not 'four'",
         ),
         (
+            lambda raw: raw["profile"]["calls"][0].update(rows=2.5),
+            "manifest.profile.calls[0].rows: int is expected, not 2.5",
+        ),
+        (lambda raw: raw.update(profile={"tokens_per_second": 1.5}), "manifest.profile.tokens_per_second: unknown"),
+        (
             lambda raw: raw["certificate"]["cases"][0]["ids"][0].append(None),
             "manifest.certificate.cases[0].ids[0][2]: int is expected, not None",
         ),
@@ -249,6 +258,10 @@ def test_what_is_not_json_is_refused(text: str | bytes) -> None:
 def test_json_that_is_no_object_is_refused(text: str) -> None:
     with pytest.raises(ContractError, match="not a JSON object"):
         Manifest.from_json(text)
+
+
+def test_the_cpu_has_the_same_name_each_time() -> None:
+    assert contract.cpu_name() == contract.cpu_name() != ""
 
 
 def test_sha256_of_nothing() -> None:

@@ -78,7 +78,7 @@ def test_the_certificate_covers_what_the_model_knows(manifest: Manifest) -> None
 def test_describe_tells_the_files_as_they_are_now(runtime: Callable, artifact: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(artifact, tmp_path / "moved" / "7")
     manifest_file, tokenizer_file = copy / "assets" / "manifest.json", copy / "assets" / "tokenizer.model"
-    changed = {**json.loads(manifest_file.read_bytes()), "profile": {"measured": "after the save"}}
+    changed = {**json.loads(manifest_file.read_bytes()), "provenance": {"measured": "after the save"}}
     manifest_file.write_text(json.dumps(changed), encoding="utf-8")
     with runtime(copy) as signatures:
         outputs = signatures["describe"]({"unused": text_array(["", ""])})
