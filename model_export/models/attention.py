@@ -6,6 +6,7 @@ Notation: ``H`` heads, ``Dh`` size of a head, ``Q`` queries, ``M`` memory positi
 from __future__ import annotations
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from model_export.models.layers import Linear
@@ -33,13 +34,15 @@ def merge_heads(x: tf.Tensor) -> tf.Tensor:
 class Attention(keras.layers.Layer):
     """``softmax(q k^T / sqrt(Dh) + bias) v``, then the output projection.
 
-    Subclasses own the input projections.
+    Subclasses own the input projections, which scale queries by ``head_scale``. Products have the dtype of keys and
+    values, weights are float32.
     """
 
     def __init__(self, width: int, heads: int, **kwargs: object) -> None:
-        super().__init__(**kwargs)
+        super().__init__(autocast=False, **kwargs)
         self.width = width
         self.heads = heads
+        self.head_scale = (width // heads) ** -0.5
         with keras.name_scope(self.name):
             self.output_projection = Linear(width, width, name="output")
         self.built = True
@@ -54,11 +57,11 @@ class Attention(keras.layers.Layer):
 
     def attention_weights(self, query: tf.Tensor, key: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
         """How much every query attends to every place, [B, H, Q, M]; the sum over the places is 1."""
-        return tf.nn.softmax(tf.matmul(query * (self.width // self.heads) ** -0.5, key, transpose_b=True) + bias)
+        return tf.nn.softmax(tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32) + bias)
 
     def mix(self, weights: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
         """``weights`` [B, H, Q, M] of values [B, H, M, Dh], projected: [B, Q, width]."""
-        return self.output_projection(merge_heads(tf.matmul(weights, value)))
+        return self.output_projection(merge_heads(tf.matmul(tf.cast(weights, value.dtype), value)))
 
 
 class SelfAttention(Attention):
@@ -67,7 +70,8 @@ class SelfAttention(Attention):
     def __init__(self, width: int, heads: int, **kwargs: object) -> None:
         super().__init__(width, heads, **kwargs)
         with keras.name_scope(self.name):
-            self.qkv_projection = Linear(width, 3 * width, name="qkv")
+            scale = np.repeat(np.array([self.head_scale, 1.0, 1.0], np.float32), width)
+            self.qkv_projection = Linear(width, 3 * width, is_kept=True, output_scale=scale, name="qkv")
 
     def project(self, x: tf.Tensor) -> list[tf.Tensor]:
         """[B, Q, width] -> query, key, value, each [B, H, Q, Dh]."""
@@ -85,8 +89,9 @@ class CrossAttention(Attention):
     def __init__(self, width: int, heads: int, **kwargs: object) -> None:
         super().__init__(width, heads, **kwargs)
         with keras.name_scope(self.name):
-            self.query_projection = Linear(width, width, name="query")
-            self.key_value_projection = Linear(width, 2 * width, name="key_value")
+            scale = np.full(width, self.head_scale, np.float32)
+            self.query_projection = Linear(width, width, is_kept=True, output_scale=scale, name="query")
+            self.key_value_projection = Linear(width, 2 * width, is_kept=True, name="key_value")
 
     def project_memory(self, memory: tf.Tensor) -> list[tf.Tensor]:
         """[B, M, width] -> key, value, each [B, H, M, Dh]."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 import keras
 import tensorflow as tf
 
+from model_export.models.kernels import FLOAT32, Precision
 from model_export.models.layers import Linear, TokenEmbedding
 
 if TYPE_CHECKING:  # the protocol is all that models know of searches
@@ -47,17 +48,20 @@ class Seq2SeqModel(keras.Model):
         """Logits of the next token at every target position, float32 [B, T, V]."""
         return self.output_projection(self.teacher_forced(inputs, training).hidden)
 
-    def pack(self) -> list[tf.Variable]:
-        """Lay every linear kernel out for decoding; returns all variables that the model then reads.
+    def pack(self, precision: Precision = FLOAT32) -> list[tf.Variable]:
+        """Ready every linear layer for decoding; returns all variables that the model then reads.
 
         The weights stay what they are, to be counted and stored. After further training, pack again.
         """
-        layers = self._flatten_layers()
-        linears = [layer for layer in layers if isinstance(layer, Linear)]
-        tables = {layer.table.path for layer in layers if isinstance(layer, TokenEmbedding)}
-        replaced = {linear.kernel.path for linear in linears} - tables
+        linears = self.linears()
+        tables = {layer.table.path for layer in self._flatten_layers() if isinstance(layer, TokenEmbedding)}
+        replaced = {weight.path for linear in linears for weight in (linear.kernel, linear.bias)} - tables
         kept = [weight.value for weight in self.weights if weight.path not in replaced]
-        return kept + [linear.pack() for linear in linears]
+        return kept + [variable for linear in linears for variable in linear.pack(precision)]
+
+    def linears(self) -> list[Linear]:
+        """All linear layers."""
+        return [layer for layer in self._flatten_layers() if isinstance(layer, Linear)]
 
     @abstractmethod
     def decoder_step(self) -> DecoderStep[Any]:

@@ -9,78 +9,106 @@ inside ``keras.name_scope(self.name)``, which makes every variable's path unique
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
+
+from model_export.models.kernels import FLOAT32, Kernel, LinearWeights, Precision, RangeObserver
+from model_export.models.kernels import pack as pack_kernel
 
 MASKED = -1e9
 """Added to attention logits that must not count; finite, so that a fully masked row stays free of NaN."""
 
 
 class Linear(keras.layers.Layer):
-    """``x @ kernel^T + bias`` over the last axis, for inputs [..., in_size] of any rank.
+    """``x @ kernel^T + bias`` over the last axis, for inputs [..., in_size] of any rank; ReLU after it where wanted.
 
     The kernel is [out_size, in_size], as an embedding's table is: with ``tied`` given, its table is the kernel (Press
-    and Wolf 2017, https://arxiv.org/abs/1608.05859) and only the bias is new. ``pack`` readies it for decoding.
+    and Wolf 2017, https://arxiv.org/abs/1608.05859) and only the bias is new. ``pack`` readies it for decoding; after
+    that outputs may be bfloat16.
     """
 
-    def __init__(self, in_size: int, out_size: int, tied: TokenEmbedding | None = None, **kwargs: object) -> None:
-        super().__init__(**kwargs)
+    def __init__(
+        self,
+        in_size: int,
+        out_size: int,
+        tied: TokenEmbedding | None = None,
+        *,
+        is_relu: bool = False,
+        is_kept: bool = False,
+        is_final: bool = False,
+        output_scale: NDArray[np.float32] | None = None,
+        **kwargs: object,
+    ) -> None:
+        """
+        Args:
+            in_size: of an input.
+            out_size: of an output.
+            tied: the embedding whose table is the kernel.
+            is_relu: ReLU follows.
+            is_kept: outputs are kept from step to step, or meet what is: keys, values and queries.
+            is_final: outputs are logits.
+            output_scale: what outputs are multiplied by, [out_size]; costs nothing once it is packed.
+        """
+        super().__init__(autocast=False, **kwargs)
         self._tied = tied
         if tied is None:
             self._kernel = self.add_weight(shape=(out_size, in_size), initializer="glorot_uniform", name="kernel")
         self.bias = self.add_weight(shape=(out_size,), initializer="zeros", name="bias")
-        self._packed: _PackedKernel | None = None
+        self._is_relu, self._is_kept, self._is_final = is_relu, is_kept, is_final
+        self._output_scale = output_scale
+        self._packed: Kernel | None = None
         self.built = True
+
+    @property
+    def key(self) -> str:
+        """Its name in ``Precision.input_ranges``."""
+        path: str = self.bias.path
+        return path.removesuffix("/bias")
 
     @property
     def kernel(self) -> keras.Variable:
         """[out_size, in_size]."""
         return self._kernel if self._tied is None else self._tied.table
 
-    def pack(self) -> tf.Variable:
-        """Lay a copy of the kernel out for decoding and use it from now on; returns what is read in its place.
+    def pack(self, precision: Precision = FLOAT32) -> Sequence[tf.Variable]:
+        """Make a copy of the weights for decoding and use it from now on; returns what is read in their place.
 
-        Training does not reach the copy: call again when the kernel has changed.
+        Training does not reach the copy: call again when the weights have changed.
         """
-        self._packed = _PackedKernel(self.kernel.numpy())
-        return self._packed.blocks
+        return self.use(pack_kernel(self._trained(), precision, self.key))
+
+    def observe(self) -> RangeObserver:
+        """Use what notes the range of inputs, until ``pack``."""
+        observer = RangeObserver(self._trained())
+        self.use(observer)
+        return observer
+
+    def use(self, kernel: Kernel) -> Sequence[tf.Variable]:
+        """Multiply by ``kernel``; returns what it reads."""
+        self._packed = kernel
+        return kernel.variables
+
+    def _trained(self) -> LinearWeights:
+        kernel, bias = self.kernel.numpy(), self.bias.numpy()
+        if self._output_scale is not None:
+            kernel, bias = kernel * self._output_scale[:, None], bias * self._output_scale
+        return LinearWeights(kernel, bias, self._is_relu, self._is_kept, self._is_final)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[..., in_size] -> [..., out_size]."""
-        flat = tf.reshape(x, [-1, x.shape[-1]])  # all leading axes are rows of one product
+        flat = tf.reshape(x, [-1, x.shape[-1]]) if x.shape.rank != 2 else x  # all leading axes are rows of one product
         if self._packed is not None:
-            y = self._packed.product(flat)
-        else:  # as a batch of one, which oneDNN computes faster than a plain product for few rows, as fast for many
-            y = tf.matmul(flat[tf.newaxis], tf.convert_to_tensor(self.kernel)[tf.newaxis], transpose_b=True)[0]
-        return _restore(tf.nn.bias_add(y, tf.convert_to_tensor(self.bias)), x)
-
-
-class _PackedKernel:
-    """A kernel cut into blocks of outputs, each stored input-major: float32 [blocks, in, 48], the last padded with 0.
-
-    A decode step reads every weight of the decoder for a handful of rows. Of a matrix whose rows lie kilobytes apart,
-    oneDNN copies each tile into a buffer first; a block it multiplies where it lies, in the order of memory.
-    """
-
-    _BLOCK = 48
-    """Three AVX-512 registers: for eight rows their products stay in registers, and for hundreds it is no slower."""
-
-    def __init__(self, kernel: NDArray[np.float32]) -> None:
-        """``kernel`` [out, in]."""
-        self._out_size, in_size = kernel.shape
-        block = min(self._BLOCK, self._out_size)
-        count = -(-self._out_size // block)
-        padded = np.pad(kernel, [[0, count * block - self._out_size], [0, 0]])
-        self.blocks = tf.Variable(padded.reshape(count, block, in_size).transpose(0, 2, 1), trainable=False)
-
-    def product(self, x: tf.Tensor) -> tf.Tensor:
-        """[N, in] -> [N, out]."""
-        count, _, block = self.blocks.shape
-        y = tf.matmul(x[tf.newaxis], tf.convert_to_tensor(self.blocks))  # [blocks, N, 48]
-        y = tf.reshape(tf.transpose(y, [1, 0, 2]), [-1, count * block])
-        return y if count * block == self._out_size else y[:, : self._out_size]
+            return _restore(self._packed(flat), x)
+        # As a batch of one, which oneDNN computes faster than a plain product for few rows, as fast for many.
+        y = tf.matmul(flat[tf.newaxis], tf.convert_to_tensor(self.kernel)[tf.newaxis], transpose_b=True)[0]
+        y = tf.nn.bias_add(y, tf.convert_to_tensor(self.bias))
+        if self._output_scale is not None:
+            y *= self._output_scale
+        return _restore(tf.nn.relu(y) if self._is_relu else y, x)
 
 
 class LayerNorm(keras.layers.Layer):

@@ -65,7 +65,7 @@ class Rnn(Seq2SeqModel):
             ]
             self.attention = AdditiveAttention(units, name="attention") if with_attention else None
             tied = self.embedding if config.tie_output else None
-            self.output_projection = Linear(units, config.vocabulary_size, tied, name="output")
+            self.output_projection = Linear(units, config.vocabulary_size, tied, is_final=True, name="output")
         self.built = True
 
     @property

@@ -41,8 +41,8 @@ class Sublayer(keras.layers.Layer):
     def call(self, x: tf.Tensor, *, inner: Unary, training: bool = False) -> tf.Tensor:
         """``x`` [B, T, width] -> [B, T, width]."""
         if self.is_pre_norm:
-            return x + self.dropout(inner(self.norm(x)), training=training)
-        return self.norm(x + self.dropout(inner(x), training=training))
+            return x + self.dropout(tf.cast(inner(self.norm(x)), x.dtype), training=training)
+        return self.norm(x + self.dropout(tf.cast(inner(x), x.dtype), training=training))
 
 
 class FeedForward(keras.layers.Layer):
@@ -51,10 +51,12 @@ class FeedForward(keras.layers.Layer):
     def __init__(self, config: TransformerConfig, **kwargs: object) -> None:
         super().__init__(**kwargs)
         with keras.name_scope(self.name):
-            self.expand = Linear(config.hidden_size, config.feed_forward_size, name="expand")
+            self.expand = Linear(
+                config.hidden_size, config.feed_forward_size, is_relu=config.activation == "relu", name="expand"
+            )
             self.shrink = Linear(config.feed_forward_size, config.hidden_size, name="shrink")
             self.sublayer = Sublayer(config, name="sublayer")
-        self.activation = {"relu": tf.nn.relu, "gelu": tf.nn.gelu}[config.activation]
+        self.activation = {"relu": tf.identity, "gelu": tf.nn.gelu}[config.activation]  # ReLU is part of ``expand``
         self.built = True
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -120,7 +122,7 @@ class Transformer(Seq2SeqModel):
             self.encoder_layers = [EncoderLayer(config, name=f"encoder_{i}") for i in range(config.num_encoder_layers)]
             self.decoder_layers = [DecoderLayer(config, name=f"decoder_{i}") for i in range(config.num_decoder_layers)]
             tied = self.embedding if config.tie_output else None
-            self.output_projection = Linear(width, config.vocabulary_size, tied, name="output")
+            self.output_projection = Linear(width, config.vocabulary_size, tied, is_final=True, name="output")
             is_pre_norm = config.norm == "pre"
             self.encoder_norm = LayerNorm(width, name="encoder_norm") if is_pre_norm else tf.identity
             self.decoder_norm = LayerNorm(width, name="decoder_norm") if is_pre_norm else tf.identity
