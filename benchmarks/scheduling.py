@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from service.backend import Arrays, Backend, VersionState
+from service.backend import Arrays, Backend, ModelVersion, VersionState
 from service.backends.embedded import EmbeddedBackend
 from service.batching import AdmittedRow, Batcher
 from service.batching.costs import BatchShape
@@ -38,7 +38,7 @@ from service.batching.waiting import Waiting
 from service.engine.admission import admit
 from service.errors import DeadlineExceeded, Overloaded
 from service.generation import GenerationOptions, GenerationRequest
-from service.settings import Settings
+from service.settings import MAX_BATCH_ROWS, Settings
 from service.telemetry import Telemetry
 from service.tokenization import SentencePieceTokenizer
 from tests.support.rows import make_row
@@ -65,7 +65,9 @@ class FirstCome(Scheduler):
         entries, shape = [], BatchShape()
         for _, _, entry in heapq.merge(*waiting._groups[first.group].values()):
             larger = shape.with_row(entry.cost)
-            if entries and (len(entries) == most or larger.padded_positions > self._max_batch_tokens):
+            if entries and (
+                len(entries) == most or larger.padded_positions > self.costs.bounds(first.row.group).tokens
+            ):
                 break
             entries.append(entry)
             shape = larger
@@ -202,6 +204,10 @@ class SimulatedBackend:
     def subscribe(self, listener: Callable[[], None]) -> None:
         """Nothing ever changes."""
 
+    def versions(self) -> Sequence[ModelVersion]:
+        """None that has a manifest."""
+        return ()
+
     async def predict(
         self, name: str, version: int, signature: str, inputs: Arrays, timeout_s: float | None = None
     ) -> dict[str, NDArray[Any]]:
@@ -261,7 +267,7 @@ async def compare_real(models: Path, rounds: int, seconds: float, say: Callable[
         models,
         slots=settings.concurrent_runs,
         intra_op_threads=settings.intra_op_threads,
-        max_batch_rows=settings.max_batch_rows,
+        max_batch_rows=settings.max_batch_rows or MAX_BATCH_ROWS,
     )
     await backend.start()
     try:

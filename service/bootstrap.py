@@ -16,7 +16,7 @@ from service.backends.embedded import EmbeddedBackend
 from service.backends.scripted import ScriptedBackend
 from service.backends.tf_serving import TfServingBackend
 from service.engine import Engine
-from service.settings import Settings
+from service.settings import MAX_BATCH_ROWS, Settings
 from service.telemetry import LOGGER_NAME, Telemetry, configure_logging, log_event
 from service.transport.http_server import LAST_WRITES_S, HttpServer
 from service.transport.rest import create_app
@@ -72,7 +72,7 @@ def make_backend(settings: Settings) -> Backend:
         settings.models_folder,
         slots=settings.concurrent_runs,
         intra_op_threads=settings.intra_op_threads,
-        max_batch_rows=settings.max_batch_rows,
+        max_batch_rows=settings.max_batch_rows or MAX_BATCH_ROWS,
         versions_served=settings.versions_served,
         version_poll_s=settings.version_poll_s,
     )

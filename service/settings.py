@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Final, Literal
 
 from pydantic import Field, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 ENVIRONMENT_PREFIX = "MALGIL_"
+MAX_BATCH_ROWS: Final = 32
+MAX_BATCH_TOKENS: Final = 8192
+"""Of batches of models without a profile, where no setting says otherwise."""
 
 
 def usable_cores() -> int:
@@ -103,12 +106,18 @@ class Settings(BaseSettings):
         le=1_000_000,
         description="Texts that may wait; a request for which there is no room is answered 429.",
     )
-    max_batch_rows: int = Field(32, ge=1, le=4096, description="Most texts run together.")
-    max_batch_tokens: int = Field(
-        8192,
+    max_batch_rows: int | None = Field(
+        None,
+        ge=1,
+        le=4096,
+        description=f"Most texts run together; by default as the profile says, or {MAX_BATCH_ROWS}.",
+    )
+    max_batch_tokens: int | None = Field(
+        None,
         ge=1,
         le=10_000_000,
-        description="Most tokens run together, padding included: rows x beam size x longest (source + output).",
+        description="Most tokens run together, padding included: rows x beam size x longest (source + output); "
+        f"by default as the profile says, or {MAX_BATCH_TOKENS}.",
     )
 
     # how long things may take

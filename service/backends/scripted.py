@@ -66,7 +66,7 @@ class ScriptedBackend:
 
     async def start(self) -> None:
         """As in ``Backend``."""
-        self._versions = self._found
+        self.set_versions(self._found)
 
     async def close(self) -> None:
         """As in ``Backend``."""

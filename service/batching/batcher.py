@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from service.backend import Backend
 from service.batching.jobs import Batch, Job, deadline_exceeded
+from service.batching.profiles import Profiles, machine_of
 from service.batching.rows import Row, TimedResult, batch_inputs, padding_ratio, split_outputs
 from service.batching.scheduler import Scheduler
 from service.errors import BackendFailed, ServiceError, outcome
@@ -35,11 +36,13 @@ class Batcher:
         if scheduler is None:
             scheduler = Scheduler(settings.queue_rows, settings.max_batch_rows, settings.max_batch_tokens)
         self._scheduler = scheduler
+        self._profiles = Profiles(machine_of(settings))
+        self._read_profiles()
         self._jobs: set[Job] = set()
         self._running: dict[asyncio.Task[list[TimedResult]], Batch] = {}
         self._dispatch_is_scheduled = False
         self._stopped: ServiceError | None = None
-        backend.subscribe(self._schedule_dispatch)  # there may be more slots
+        backend.subscribe(self._backend_changed)
         telemetry.num_requests_waiting.set_function(lambda: len(self._scheduler))
         telemetry.num_requests_running.set_function(lambda: sum(len(batch.entries) for batch in self._running.values()))
 
@@ -92,6 +95,14 @@ class Batcher:
     async def close(self) -> None:
         """Wait for the batches that run; call ``stop`` first, or more may start."""
         await asyncio.gather(*self._running, return_exceptions=True)
+
+    def _backend_changed(self) -> None:
+        """There may be other versions, and more slots."""
+        self._read_profiles()
+        self._schedule_dispatch()
+
+    def _read_profiles(self) -> None:
+        self._scheduler.costs.expect(self._profiles.read(self._backend.versions()))
 
     def _schedule_dispatch(self) -> None:
         """Dispatch when the loop has run what is ready now: requests that arrive in one go may share a batch."""

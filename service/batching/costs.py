@@ -1,16 +1,19 @@
-"""What rows and batches cost, predicted from what was measured.
+"""What rows and batches cost, predicted from what was measured, and how large a batch may be.
 
 Two regressions are learnt from every batch that ends: how long a model's targets are, given the source, and how long
-a batch runs, given its shape. Nothing here knows of queues or clocks.
+a batch runs, given its shape. What a model's profile says of the latter is where that begins (``profiles``). Nothing
+here knows of queues or clocks.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
-from typing import Final, NamedTuple, TypeVar
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, NamedTuple, TypeAlias, TypeVar
 
-from service.batching.regression import Regression
+from service.batching.regression import Fit, Regression
 from service.batching.rows import AdmittedRow, Row, TimedResult
+from service.settings import MAX_BATCH_ROWS, MAX_BATCH_TOKENS
 
 Learnt = TypeVar("Learnt")
 
@@ -75,15 +78,54 @@ class RowSeconds(NamedTuple):
     share: float  # its part of the batches that run while many rows wait
 
 
+class Bounds(NamedTuple):
+    """Of a batch: a larger one is not worth its time."""
+
+    rows: int
+    tokens: int  # padded positions
+
+
+class Expectation(NamedTuple):
+    """What a profile says of the batches of one group, before any was run here."""
+
+    seconds: Fit  # of ``BatchShape.features``
+    weight: float  # of that, in batches
+    bounds: Bounds
+
+
+Expectations: TypeAlias = Mapping[tuple[str, int], Mapping[int, Expectation]]
+"""By model and version, and by beam size."""
+
+
+@dataclass(slots=True)
+class _Group:
+    """What is known of a group."""
+
+    seconds: Regression
+    bounds: Bounds
+    stretch: float = 1.0  # a batch's seconds over its rows' parts of full ones
+
+
 class Costs:
     """Predicts, and learns from every batch. Groups are those of ``Row.group``."""
 
-    def __init__(self, max_batch_rows: int, max_batch_tokens: int) -> None:
+    def __init__(self, max_batch_rows: int | None = None, max_batch_tokens: int | None = None) -> None:
+        """The bounds of every batch; without them a model's profile says, or else the defaults of ``settings``."""
         self._max_batch_rows = max_batch_rows
         self._max_batch_tokens = max_batch_tokens
+        self._expectations: Expectations = {}
         self._targets: dict[Hashable, Regression] = {}  # tokens, by model and version
-        self._seconds: dict[Hashable, Regression] = {}  # by group
-        self._stretch: dict[Hashable, float] = {}  # by group: a batch's seconds over its rows' parts of full ones
+        self._groups: dict[Hashable, _Group] = {}
+
+    def expect(self, expectations: Expectations) -> None:
+        """Let these be what is expected, and forget what was learnt where that is another than before."""
+        before, self._expectations = self._expectations, expectations
+        other = {key for key in {*before, *expectations} if before.get(key) is not expectations.get(key)}
+        self._groups = {group: known for group, known in self._groups.items() if _version(group) not in other}
+
+    def bounds(self, group: Hashable) -> Bounds:
+        """How large a batch may be."""
+        return self._group(group).bounds
 
     def row(self, row: Row) -> RowCost:
         """The row's predicted cost."""
@@ -91,33 +133,33 @@ class Costs:
 
     def batch_seconds(self, group: Hashable, shape: BatchShape) -> float:
         """Predicted time of a batch."""
-        regression = self._seconds.get(group)
-        return (regression or Regression(PRIOR_SECONDS)).predict(shape.features)
+        return self._group(group).seconds.predict(shape.features)
 
     def row_seconds(self, group: Hashable, cost: RowCost) -> RowSeconds:
         """Predicted time of a row, by itself and among many."""
-        full = self._full_batch(cost)
-        full_s = self.batch_seconds(group, full)
-        alone_s = self.batch_seconds(group, BatchShape().with_row(cost))
-        return RowSeconds(alone_s, full_s, min(alone_s, full_s / full.rows * self._stretch.get(group, 1.0)))
+        known = self._group(group)
+        full = _full_batch(cost, known.bounds)
+        full_s = known.seconds.predict(full.features)
+        alone_s = known.seconds.predict(BatchShape().with_row(cost).features)
+        return RowSeconds(alone_s, full_s, min(alone_s, full_s / full.rows * known.stretch))
 
     def trusted(self, group: Hashable) -> bool:
-        """Whether enough was measured to refuse somebody for it."""
-        regression = self._seconds.get(group)
-        return regression is not None and regression.trusted
+        """Whether enough was measured, here or by a profile, to refuse somebody for it."""
+        return self._group(group).seconds.trusted
 
     def learn(
         self, group: Hashable, costs: Sequence[RowCost], shape: BatchShape, seconds: float, many_waited: bool
     ) -> None:
         """A batch of rows of these costs took ``seconds``; ``many_waited``: there were rows to fill it with."""
+        known = self._group(group)
         if many_waited:
-            expected = sum(self.batch_seconds(group, full) / full.rows for full in map(self._full_batch, costs))
+            full = [_full_batch(cost, known.bounds) for cost in costs]
+            expected = sum(known.seconds.predict(each.features) / each.rows for each in full)
             low, high = STRETCH_BOUNDS
-            newest, old = min(high, max(low, seconds / expected)), self._stretch.get(group, 1.0)
-            _remember(self._stretch, group, old + STRETCH_SMOOTHING * (newest - old))
-        regression = self._seconds.get(group) or Regression(PRIOR_SECONDS)
-        regression.learn(shape.features, seconds)
-        _remember(self._seconds, group, regression)
+            newest = min(high, max(low, seconds / expected))
+            known.stretch += STRETCH_SMOOTHING * (newest - known.stretch)
+        known.seconds.learn(shape.features, seconds)
+        _remember(self._groups, group, known)
 
     def learn_targets(self, rows: Sequence[Row], results: Sequence[TimedResult]) -> None:
         """Learn how long targets are from the longest hypothesis of each row of one model and version.
@@ -145,11 +187,40 @@ class Costs:
     def _target(self, row: Row) -> Regression:
         return self._targets.get((row.model, row.version)) or Regression(PRIOR_TARGET_TOKENS)
 
-    def _full_batch(self, cost: RowCost) -> BatchShape:
-        """As many rows of this cost as fit."""
-        rows = max(1, min(self._max_batch_rows, int(self._max_batch_tokens / (cost.positions * cost.width))))
-        decoded = rows * cost.steps * cost.width
-        return BatchShape(rows, cost.steps, decoded, cost.reads, cost.positions * cost.width)
+    def _group(self, group: Hashable) -> _Group:
+        known = self._groups.get(group)
+        if known is None:
+            known = self._unknown(self._expectation(group))
+            _remember(self._groups, group, known)
+        return known
+
+    def _unknown(self, expectation: Expectation | None) -> _Group:
+        if expectation is None:
+            seconds, bounds = Regression(PRIOR_SECONDS), Bounds(MAX_BATCH_ROWS, MAX_BATCH_TOKENS)
+        else:
+            fit, weight, bounds = expectation
+            seconds = Regression(fit.coefficients, fit.certainty, weight)
+        return _Group(seconds, Bounds(self._max_batch_rows or bounds.rows, self._max_batch_tokens or bounds.tokens))
+
+    def _expectation(self, group: Hashable) -> Expectation | None:
+        match group:
+            case (_, _, _, int(beam_size)):
+                return self._expectations.get(_version(group), {}).get(beam_size)
+        return None  # scoring: profiles are of generation
+
+
+def _version(group: Hashable) -> tuple[str, int]:
+    match group:
+        case (str(model), int(version), *_):
+            return model, version
+    raise TypeError(f"{group!r} is no group of rows")
+
+
+def _full_batch(cost: RowCost, bounds: Bounds) -> BatchShape:
+    """As many rows of this cost as fit."""
+    rows = max(1, min(bounds.rows, int(bounds.tokens / (cost.positions * cost.width))))
+    decoded = rows * cost.steps * cost.width
+    return BatchShape(rows, cost.steps, decoded, cost.reads, cost.positions * cost.width)
 
 
 def _remember(memory: dict[Hashable, Learnt], key: Hashable, learnt: Learnt) -> None:

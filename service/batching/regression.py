@@ -1,9 +1,10 @@
-"""Non-negative linear regression, learnt one observation at a time."""
+"""Linear regression with positive coefficients: fitted to a table, and learnt one observation at a time."""
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 FORGETTING: Final = 0.99
 """What an observation's weight is multiplied by with each that follows: some hundred count."""
@@ -17,6 +18,40 @@ CLIP: Final = 4.0
 """From then on an observation counts for at most so many times what was predicted, and at least for that part of it."""
 SWEEPS: Final = 4
 """Of coordinate descent for each observation. It goes on from where it stood, so that few are enough."""
+FIT_SWEEPS: Final = 2000
+"""Of coordinate descent for a table, from nothing."""
+LEAST_SHARE: Final = 1e-4
+"""A fitted coefficient explains at least this part of the mean: it is a unit for what is learnt later."""
+
+Matrix = list[list[float]]
+
+
+class Fit(NamedTuple):
+    """A regression fitted to a table."""
+
+    coefficients: tuple[float, ...]
+    certainty: Matrix  # normal equations of the table in units of the coefficients; its elements sum to 1
+    errors: tuple[float, ...]  # predicted over measured, less 1: of each observation
+
+
+def fit(table: Sequence[tuple[Sequence[float], float]]) -> Fit:
+    """The coefficients > 0 with the least squares of relative errors.
+
+    Args:
+        table: observations x and y > 0, at least one; every coordinate of x is positive in some of them.
+    """
+    means = [statistics.fmean(x[index] for x, _ in table) for index in range(len(table[0][0]))]
+    # In units of the means: each relative error is linear in the coefficients, and what it should be is 1.
+    rows = [[value / mean / y for value, mean in zip(x, means, strict=True)] for x, y in table]
+    factors = [0.0] * len(means)
+    _descend(_normal_equations(rows), [sum(column) for column in zip(*rows, strict=True)], factors, FIT_SWEEPS)
+    least = LEAST_SHARE * sum(factors)
+    coefficients = tuple(max(factor, least) / mean for factor, mean in zip(factors, means, strict=True))
+    parts = [[value * unit for value, unit in zip(x, coefficients, strict=True)] for x, _ in table]
+    predictions = [sum(each) for each in parts]
+    shares = [[part / sum(each) / len(parts) ** 0.5 for part in each] for each in parts]
+    errors = tuple(predicted / y - 1.0 for predicted, (_, y) in zip(predictions, table, strict=True))
+    return Fit(coefficients, _normal_equations(shares), errors)
 
 
 class Regression:
@@ -27,19 +62,26 @@ class Regression:
     measured in sum. Coordinates are scaled by the prior, so that all are of like size.
     """
 
-    def __init__(self, prior: Sequence[float]) -> None:
-        """``prior``: the coefficients before the first observation, all positive."""
+    def __init__(self, prior: Sequence[float], certainty: Matrix | None = None, weight: float = RIDGE) -> None:
+        """
+        Args:
+            prior: the coefficients before the first observation, all positive.
+            certainty: how firmly each is known, as of ``Fit``; by default each by itself.
+            weight: of the prior, in observations. From ``TRUSTED_AFTER`` on it is trusted itself.
+        """
         self.observations = 0
         self._prior = tuple(prior)
+        self._weight = weight
         size = len(self._prior)
+        self._certainty = certainty or [[float(row == column) for column in range(size)] for row in range(size)]
         self._factors = [1.0] * size  # coefficients over the prior
         self._matrix = [[0.0] * size for _ in range(size)]
         self._moments = [0.0] * size
 
     @property
     def trusted(self) -> bool:
-        """Whether there were enough observations."""
-        return self.observations >= TRUSTED_AFTER
+        """Whether there were enough observations, those that the prior counts for included."""
+        return self.observations + self._weight >= TRUSTED_AFTER
 
     def predict(self, x: Sequence[float]) -> float:
         """The expected y; positive for x that is not all zero, as long as no coefficient is."""
@@ -55,7 +97,7 @@ class Regression:
             y = min(CLIP * predicted, max(predicted / CLIP, y))
         weight = 1.0 / predicted
         if not self.observations:
-            self._hold_to_prior(RIDGE * weight * sum(scaled) ** 2)
+            self._hold_to_prior(self._weight * weight * sum(scaled) ** 2)
         self.observations += 1
         for row, moments in zip(self._matrix, scaled, strict=True):
             for column, value in enumerate(scaled):
@@ -67,11 +109,21 @@ class Regression:
 
     def _hold_to_prior(self, weight: float) -> None:
         """A ridge around the prior, which keeps what no observation tells apart where it is."""
-        for index, row in enumerate(self._matrix):
-            row[index] = self._moments[index] = weight
+        self._matrix = [[weight * value for value in row] for row in self._certainty]
+        self._moments = [sum(row) for row in self._matrix]
 
     def _solve(self) -> None:
-        for _ in range(SWEEPS):
-            for index, (row, moment) in enumerate(zip(self._matrix, self._moments, strict=True)):
-                residual = moment - sum(value * factor for value, factor in zip(row, self._factors, strict=True))
-                self._factors[index] = max(0.0, self._factors[index] + residual / row[index])
+        _descend(self._matrix, self._moments, self._factors, SWEEPS)
+
+
+def _normal_equations(rows: Sequence[Sequence[float]]) -> Matrix:
+    columns = list(zip(*rows, strict=True))
+    return [[sum(a * b for a, b in zip(one, other, strict=True)) for other in columns] for one in columns]
+
+
+def _descend(matrix: Matrix, moments: Sequence[float], factors: list[float], sweeps: int) -> None:
+    """Coordinate descent from ``factors`` towards the solution of ``matrix @ factors = moments`` with factors >= 0."""
+    for _ in range(sweeps):
+        for index, (row, moment) in enumerate(zip(matrix, moments, strict=True)):
+            residual = moment - sum(value * factor for value, factor in zip(row, factors, strict=True))
+            factors[index] = max(0.0, factors[index] + residual / row[index])

@@ -41,11 +41,10 @@ RETRY_AFTER_BOUNDS_S: Final = (1, 60)
 class Scheduler:
     """A bounded queue of rows, and the batches that run."""
 
-    def __init__(self, capacity: int, max_batch_rows: int, max_batch_tokens: int) -> None:
+    def __init__(self, capacity: int, max_batch_rows: int | None = None, max_batch_tokens: int | None = None) -> None:
+        """``capacity``: rows that may wait; the bounds of every batch as of ``Costs``."""
         self.costs = Costs(max_batch_rows, max_batch_tokens)
         self._capacity = capacity
-        self._max_batch_rows = max_batch_rows
-        self._max_batch_tokens = max_batch_tokens
         self._models: dict[str, Waiting] = {}
         self._jobs: dict[Job, dict[Entry, None]] = {}  # the same entries; a dict keeps their order
         self._length = 0
@@ -104,12 +103,13 @@ class Scheduler:
             waiting = min(filter(None, self._models.values()), key=_service)
             first = waiting.most_urgent()
             if not self._drop_if_late(first, now):
-                most = min(self._max_batch_rows, -(-self._length // free_slots))
+                bounds = self.costs.bounds(first.row.group)
+                most = min(bounds.rows, -(-self._length // free_slots))
                 entries, shape = self._fill(first, waiting, now, most)
                 for entry in entries:
                     self._remove(entry)
                 seconds = self.costs.batch_seconds(first.row.group, shape)
-                batch = Batch(entries, shape, seconds, now, many_waited=self._length >= self._max_batch_rows)
+                batch = Batch(entries, shape, seconds, now, many_waited=self._length >= bounds.rows)
                 self._clock = waiting.service
                 waiting.service += seconds
                 self._running.add(batch)
@@ -131,6 +131,7 @@ class Scheduler:
         """``first`` and rows like it, within rows, padded positions, and the time that ``first`` has."""
         entries, shape, late = [first], BatchShape().with_row(first.cost), []
         group, time_left = first.row.group, first.job.deadline - now
+        max_batch_tokens = self.costs.bounds(group).tokens
         if self.costs.batch_seconds(group, shape) > time_left:
             time_left = math.inf  # nothing helps it any more, if the prediction is right
         for entry in islice(waiting.like(first), LOOKED_AT * most):
@@ -140,7 +141,7 @@ class Scheduler:
                 late.append(entry)
                 continue
             larger = shape.with_row(entry.cost)
-            fits = larger.padded_positions <= self._max_batch_tokens
+            fits = larger.padded_positions <= max_batch_tokens
             if fits and self.costs.batch_seconds(group, larger) <= time_left:
                 entries.append(entry)
                 shape = larger

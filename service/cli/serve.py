@@ -32,7 +32,7 @@ def _option(name: str, field: FieldInfo) -> Any:
     if get_origin(field.annotation) is Literal:
         metavar = "|".join(get_args(field.annotation))
     else:
-        metavar = {int: "N", float: "X", Path: "DIR"}.get(field.annotation, "TEXT")  # type: ignore[arg-type]
+        metavar = {int: "N", int | None: "N", float: "X", Path: "DIR"}.get(field.annotation, "TEXT")  # type: ignore[arg-type]
     default = field.get_default(call_default_factory=True, validated_data={})
     help_text = f"{field.description} [default: {default}]"
     return Annotated[str | None, typer.Option(setting_flag(name), metavar=metavar, help=help_text, show_default=False)]

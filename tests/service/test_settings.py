@@ -28,12 +28,16 @@ def shown_default(field: FieldInfo) -> str:
     return "none" if field.default in (None, "") else f"`{field.default}`".replace("False", "false")
 
 
+def is_number(field: FieldInfo) -> bool:
+    return field.annotation in (int, float, int | None)
+
+
 def shown_values(field: FieldInfo) -> str:
     if field.annotation in (Path, Path | None):
         return "a path"
-    if choices := get_args(field.annotation):
+    if not is_number(field) and (choices := get_args(field.annotation)):
         return ", ".join(f"`{choice}`" for choice in choices)
-    if field.annotation not in (int, float):
+    if not is_number(field):
         return {"str": "text", "bool": "`true`, `false`"}[field.annotation.__name__]
     bounds = {type(bound).__name__: getattr(bound, type(bound).__name__.lower()) for bound in field.metadata}
     high = f"{int(bounds['Le']):,}"
@@ -49,7 +53,7 @@ def test_the_document_lists_every_setting_with_default_bounds_and_meaning() -> N
 
 def test_every_number_has_bounds() -> None:
     for name, field in Settings.model_fields.items():
-        if field.annotation in (int, float):
+        if is_number(field):
             kinds = {type(bound) for bound in field.metadata}
             assert annotated_types.Le in kinds, name
             assert kinds & {annotated_types.Ge, annotated_types.Gt}, name

@@ -19,7 +19,7 @@ from service.backends.tf_serving.agreement import Agreement, Key, agree
 from service.backends.tf_serving.channels import connector
 from service.backends.tf_serving.replica import Replica, decode, encode
 from service.errors import BackendUnavailable, DeadlineExceeded, ModelNotFound, Overloaded, ServiceError
-from service.settings import Settings
+from service.settings import MAX_BATCH_ROWS, Settings
 from service.telemetry import log_event
 
 PATIENCE_S: Final = 10.0
@@ -51,7 +51,7 @@ class TfServingBackend:
         self._replica = functools.partial(
             Replica,
             models=self._models,
-            batch_sizes=sorted({1, settings.max_batch_rows}),
+            batch_sizes=sorted({1, settings.max_batch_rows or MAX_BATCH_ROWS}),
             poll_s=settings.version_poll_s,
             changed=self._changed,
         )

@@ -119,5 +119,5 @@ def test_versions_that_went_are_forgotten_and_those_in_use_are_not() -> None:
         costs.learn(GROUP, [RowCost(10, 10.0, 1)] * 4, shape_of(4), known, many_waited=True)
     assert costs.trusted(GROUP)
     assert costs.batch_seconds(GROUP, shape_of(4)) == pytest.approx(known)
-    for memory in (costs._seconds, costs._stretch, costs._targets):
+    for memory in (costs._groups, costs._targets):
         assert len(memory) == MOST_REMEMBERED

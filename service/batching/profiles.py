@@ -1,0 +1,130 @@
+"""What a model's profile says of its calls: the seconds to expect, and how large a batch is worth its time."""
+
+from __future__ import annotations
+
+import logging
+import math
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import Final, NamedTuple
+
+from model_export.contract import Manifest, Profile, ProfiledCall, cpu_name
+from service.backend import ModelVersion, VersionState
+from service.batching.costs import BatchShape, Bounds, Expectation, Expectations, RowCost
+from service.batching.regression import TRUSTED_AFTER, fit
+from service.settings import Settings
+from service.telemetry import log_event
+
+GAIN: Final = 0.15
+"""A batch of twice the rows must give at least this part more tokens a second: its rows wait nearly twice as long."""
+_POWER: Final = math.log2(1.0 + GAIN)
+HERE: Final = 2.0 * TRUSTED_AFTER
+"""Batches that a profile counts for which was measured on such a machine: enough to be trusted."""
+ELSEWHERE: Final = 1.0
+"""And one from another machine: what a call costs beside another one it still knows best."""
+
+
+class Machine(NamedTuple):
+    """What measured times hold for."""
+
+    cpu: str
+    intra_op_threads: int
+
+
+def machine_of(settings: Settings) -> Machine | None:
+    """Where the models run; None: elsewhere, and only who profiled them there knows."""
+    return Machine(cpu_name(), settings.intra_op_threads) if settings.backend == "embedded" else None
+
+
+class Profiles:
+    """The profiles of the versions that there are, each read once."""
+
+    def __init__(self, machine: Machine | None) -> None:
+        """``machine``: profiles of others are not trusted; None: all are."""
+        self._machine = machine
+        self._read: dict[tuple[str, int], tuple[Manifest, dict[int, Expectation]]] = {}
+
+    def read(self, versions: Iterable[ModelVersion]) -> Expectations:
+        """What to expect of those that are READY. What was not changed is the very same object as before."""
+        before, self._read = self._read, {}
+        for each in versions:
+            if each.state is VersionState.READY and each.manifest is not None and each.manifest.profile is not None:
+                key = each.name, each.version
+                known = before.get(key)
+                if known is None or known[0].profile != each.manifest.profile:
+                    known = each.manifest, self._expectations(each, each.manifest, each.manifest.profile)
+                self._read[key] = known
+        return {key: expectations for key, (_, expectations) in self._read.items()}
+
+    def _expectations(self, version: ModelVersion, manifest: Manifest, profile: Profile) -> dict[int, Expectation]:
+        here = self._machine is None or self._machine == Machine(profile.cpu, profile.intra_op_threads)
+        found = expectations(profile, manifest.limits.max_beam_size, HERE if here else ELSEWHERE)
+        errors = [abs(error) for each in found.values() for error in each.seconds.errors]
+        log_event(
+            "profile read"
+            if here
+            else "profile is of another machine: times are learnt anew before they refuse anybody",
+            logging.INFO if here else logging.WARNING,
+            model_name=version.name,
+            model_version=version.version,
+            measured_on=profile.cpu,
+            intra_op_threads=profile.intra_op_threads,
+            median_error=round(statistics.median(errors), 3) if errors else None,
+            max_batch_rows={beam_size: each.bounds.rows for beam_size, each in found.items()},
+            max_batch_tokens={beam_size: each.bounds.tokens for beam_size, each in found.items()},
+        )
+        return found
+
+
+def expectations(profile: Profile, max_beam_size: int, weight: float) -> dict[int, Expectation]:
+    """By beam size, from 1 on.
+
+    Beams that were not measured are taken to be like the nearest that were, but never like greedy search if others were
+    measured, which runs another loop: as many tokens in a batch, and so much fewer or more rows.
+    """
+    measured: dict[int, list[ProfiledCall]] = {}
+    for call in profile.calls:
+        measured.setdefault(call.beam_size, []).append(call)
+    fits = {beam_size: fit([_observation(call) for call in calls]) for beam_size, calls in measured.items()}
+    found = {}
+    for beam_size in range(1, max_beam_size + 1) if measured else ():
+        like = min(measured, key=lambda other: ((other == 1) != (beam_size == 1), abs(other - beam_size)))
+        rows, tokens = _worth_while(measured[like])
+        most = max(call.rows for call in measured[like])
+        bounds = Bounds(max(1, min(most, rows * like // beam_size)), tokens)
+        found[beam_size] = Expectation(fits[like], weight, bounds)
+    return found
+
+
+def _shape(call: ProfiledCall) -> BatchShape:
+    shape = BatchShape()
+    for _ in range(call.rows):
+        shape = shape.with_row(RowCost(call.source_tokens, float(call.new_tokens), call.beam_size))
+    return shape
+
+
+def _observation(call: ProfiledCall) -> tuple[tuple[float, ...], float]:
+    return _shape(call).features, call.seconds
+
+
+def _worth_while(calls: Sequence[ProfiledCall]) -> Bounds:
+    """The largest batch that is worth its time, over all lengths: in rows, and in padded positions."""
+    by_length: dict[tuple[int, int], list[ProfiledCall]] = {}
+    for call in calls:
+        by_length.setdefault((call.source_tokens, call.new_tokens), []).append(call)
+    best = [_best(of_length) for of_length in by_length.values()]
+    return Bounds(max(call.rows for call in best), max(int(_shape(call).padded_positions) for call in best))
+
+
+def _best(calls: Sequence[ProfiledCall]) -> ProfiledCall:
+    """Of calls of unlike rows the smallest beyond which each doubling gives less than ``GAIN`` more tokens a second."""
+    ordered = sorted(calls, key=lambda call: call.rows)
+    for place, call in enumerate(ordered):
+        if all(_rate(larger) < _rate(call) * (larger.rows / call.rows) ** _POWER for larger in ordered[place + 1 :]):
+            return call
+    raise AssertionError("of the largest there is no larger one")
+
+
+def _rate(call: ProfiledCall) -> float:
+    """Rows of its lengths a second."""
+    return call.rows / call.seconds
