@@ -17,7 +17,7 @@ from service.settings import MAX_BATCH_ROWS, MAX_BATCH_TOKENS
 
 Learnt = TypeVar("Learnt")
 
-PRIOR_SECONDS: Final = (1e-3, 1e-4, 1e-5, 1e-6)
+PRIOR_SECONDS: Final = (1e-3, 1e-4, 1e-5, 1e-6, 1e-8)
 """Of ``BatchShape.features`` before anything was measured: faster than any model, as a cold server must not refuse."""
 PRIOR_TARGET_TOKENS: Final = (1.0, 1.0)
 """A target is taken to have one token, and one more for each of its source, before any was seen."""
@@ -39,6 +39,11 @@ class RowCost(NamedTuple):
         """Of each of its sequences."""
         return self.reads + self.steps
 
+    @property
+    def attended(self) -> float:
+        """Positions that its steps look back at: what was read, and on average half of what was decoded."""
+        return self.steps * self.width * (self.reads + self.steps / 2)
+
 
 class BatchShape(NamedTuple):
     """What the time of a batch depends on."""
@@ -48,6 +53,7 @@ class BatchShape(NamedTuple):
     decoded: float = 0.0  # steps x width, summed: rows that are done leave the loop
     reads: int = 0  # of the row with the most
     positions: float = 0.0  # positions x width of the row with the most
+    attended: float = 0.0  # summed
 
     def with_row(self, cost: RowCost) -> BatchShape:
         """The shape with one more row."""
@@ -57,12 +63,13 @@ class BatchShape(NamedTuple):
             self.decoded + cost.steps * cost.width,
             max(self.reads, cost.reads),
             max(self.positions, cost.positions * cost.width),
+            self.attended + cost.attended,
         )
 
     @property
-    def features(self) -> tuple[float, float, float, float]:
-        """The call itself, its steps, the tokens decoded in them, the padded positions read before them."""
-        return 1.0, self.steps, self.decoded, float(self.rows * self.reads)
+    def features(self) -> tuple[float, float, float, float, float]:
+        """The call itself, its steps, the tokens decoded in them, the padded positions read before, those attended."""
+        return 1.0, self.steps, self.decoded, float(self.rows * self.reads), self.attended
 
     @property
     def padded_positions(self) -> float:
@@ -220,7 +227,7 @@ def _full_batch(cost: RowCost, bounds: Bounds) -> BatchShape:
     """As many rows of this cost as fit."""
     rows = max(1, min(bounds.rows, int(bounds.tokens / (cost.positions * cost.width))))
     decoded = rows * cost.steps * cost.width
-    return BatchShape(rows, cost.steps, decoded, cost.reads, cost.positions * cost.width)
+    return BatchShape(rows, cost.steps, decoded, cost.reads, cost.positions * cost.width, rows * cost.attended)
 
 
 def _remember(memory: dict[Hashable, Learnt], key: Hashable, learnt: Learnt) -> None:

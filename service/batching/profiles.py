@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
@@ -11,13 +10,12 @@ from typing import Final, NamedTuple
 from model_export.contract import Manifest, Profile, ProfiledCall, cpu_name
 from service.backend import ModelVersion, VersionState
 from service.batching.costs import BatchShape, Bounds, Expectation, Expectations, RowCost
-from service.batching.regression import TRUSTED_AFTER, fit
+from service.batching.regression import TRUSTED_AFTER, Fit, Regression, fit
 from service.settings import Settings
 from service.telemetry import log_event
 
-GAIN: Final = 0.15
+GAIN: Final = 0.1
 """A batch of twice the rows must give at least this part more tokens a second: its rows wait nearly twice as long."""
-_POWER: Final = math.log2(1.0 + GAIN)
 HERE: Final = 2.0 * TRUSTED_AFTER
 """Batches that a profile counts for which was measured on such a machine: enough to be trusted."""
 ELSEWHERE: Final = 1.0
@@ -79,8 +77,8 @@ class Profiles:
 def expectations(profile: Profile, max_beam_size: int, weight: float) -> dict[int, Expectation]:
     """By beam size, from 1 on.
 
-    Beams that were not measured are taken to be like the nearest that were, but never like greedy search if others were
-    measured, which runs another loop: as many tokens in a batch, and so much fewer or more rows.
+    Beams that were not measured cost what the nearest did that were; but greedy search, which runs another loop, tells
+    of beams only where none was measured, and they of it.
     """
     measured: dict[int, list[ProfiledCall]] = {}
     for call in profile.calls:
@@ -89,42 +87,37 @@ def expectations(profile: Profile, max_beam_size: int, weight: float) -> dict[in
     found = {}
     for beam_size in range(1, max_beam_size + 1) if measured else ():
         like = min(measured, key=lambda other: ((other == 1) != (beam_size == 1), abs(other - beam_size)))
-        rows, tokens = _worth_while(measured[like])
-        most = max(call.rows for call in measured[like])
-        bounds = Bounds(max(1, min(most, rows * like // beam_size)), tokens)
+        bounds = _worth_while(fits[like], measured[like], beam_size)
         found[beam_size] = Expectation(fits[like], weight, bounds)
     return found
 
 
-def _shape(call: ProfiledCall) -> BatchShape:
+def _observation(call: ProfiledCall) -> tuple[Sequence[float], float]:
     shape = BatchShape()
     for _ in range(call.rows):
         shape = shape.with_row(RowCost(call.source_tokens, float(call.new_tokens), call.beam_size))
-    return shape
+    return shape.features, call.seconds
 
 
-def _observation(call: ProfiledCall) -> tuple[tuple[float, ...], float]:
-    return _shape(call).features, call.seconds
+def _worth_while(costs: Fit, calls: Sequence[ProfiledCall], beam_size: int) -> Bounds:
+    """The largest batch that is worth its time at any of the lengths measured; of no more rows than were measured."""
+    most = max(call.rows for call in calls)
+    bounds = []
+    for source_tokens, new_tokens in {(call.source_tokens, call.new_tokens) for call in calls}:
+        cost = RowCost(source_tokens, float(new_tokens), beam_size)
+        rows = max(1, min(most, round(_rows_worth_while(costs, cost))))
+        bounds.append(Bounds(rows, round(rows * cost.positions * cost.width)))
+    return Bounds(max(each.rows for each in bounds), max(each.tokens for each in bounds))
 
 
-def _worth_while(calls: Sequence[ProfiledCall]) -> Bounds:
-    """The largest batch that is worth its time, over all lengths: in rows, and in padded positions."""
-    by_length: dict[tuple[int, int], list[ProfiledCall]] = {}
-    for call in calls:
-        by_length.setdefault((call.source_tokens, call.new_tokens), []).append(call)
-    best = [_best(of_length) for of_length in by_length.values()]
-    return Bounds(max(call.rows for call in best), max(int(_shape(call).padded_positions) for call in best))
+def _rows_worth_while(costs: Fit, cost: RowCost) -> float:
+    """Where one more doubling of a batch of like rows gives just ``GAIN``.
 
-
-def _best(calls: Sequence[ProfiledCall]) -> ProfiledCall:
-    """Of calls of unlike rows the smallest beyond which each doubling gives less than ``GAIN`` more tokens a second."""
-    ordered = sorted(calls, key=lambda call: call.rows)
-    for place, call in enumerate(ordered):
-        if all(_rate(larger) < _rate(call) * (larger.rows / call.rows) ** _POWER for larger in ordered[place + 1 :]):
-            return call
-    raise AssertionError("of the largest there is no larger one")
-
-
-def _rate(call: ProfiledCall) -> float:
-    """Rows of its lengths a second."""
-    return call.rows / call.seconds
+    b rows take F + V b seconds; twice as many give 2 (F + V b) / (F + 2 V b) times the tokens a second, which is
+    1 + GAIN at b = F (1 - GAIN) / (2 V GAIN).
+    """
+    prediction = Regression(costs.coefficients)
+    one_row = BatchShape().with_row(cost)
+    one = prediction.predict(one_row.features)
+    by_row = prediction.predict(one_row.with_row(cost).features) - one
+    return (one - by_row) * (1.0 - GAIN) / (2.0 * by_row * GAIN)

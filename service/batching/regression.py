@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Sequence
 from typing import Final, NamedTuple
+
+import numpy as np
 
 FORGETTING: Final = 0.99
 """What an observation's weight is multiplied by with each that follows: some hundred count."""
@@ -18,8 +19,6 @@ CLIP: Final = 4.0
 """From then on an observation counts for at most so many times what was predicted, and at least for that part of it."""
 SWEEPS: Final = 4
 """Of coordinate descent for each observation. It goes on from where it stood, so that few are enough."""
-FIT_SWEEPS: Final = 2000
-"""Of coordinate descent for a table, from nothing."""
 LEAST_SHARE: Final = 1e-4
 """A fitted coefficient explains at least this part of the mean: it is a unit for what is learnt later."""
 
@@ -40,18 +39,22 @@ def fit(table: Sequence[tuple[Sequence[float], float]]) -> Fit:
     Args:
         table: observations x and y > 0, at least one; every coordinate of x is positive in some of them.
     """
-    means = [statistics.fmean(x[index] for x, _ in table) for index in range(len(table[0][0]))]
-    # In units of the means: each relative error is linear in the coefficients, and what it should be is 1.
-    rows = [[value / mean / y for value, mean in zip(x, means, strict=True)] for x, y in table]
-    factors = [0.0] * len(means)
-    _descend(_normal_equations(rows), [sum(column) for column in zip(*rows, strict=True)], factors, FIT_SWEEPS)
-    least = LEAST_SHARE * sum(factors)
-    coefficients = tuple(max(factor, least) / mean for factor, mean in zip(factors, means, strict=True))
-    parts = [[value * unit for value, unit in zip(x, coefficients, strict=True)] for x, _ in table]
-    predictions = [sum(each) for each in parts]
-    shares = [[part / sum(each) / len(parts) ** 0.5 for part in each] for each in parts]
-    errors = tuple(predicted / y - 1.0 for predicted, (_, y) in zip(predictions, table, strict=True))
-    return Fit(coefficients, _normal_equations(shares), errors)
+    xs, ys = np.array([x for x, _ in table]), np.array([y for _, y in table])  # [N, D], [N]
+    means = xs.mean(axis=0)  # [D]
+    relative = xs / means / ys[:, None]  # [N, D]; times coefficients, in units of the means, all should be 1
+    factors, kept = np.zeros(len(means)), list(range(len(means)))
+    while kept:
+        found, *_ = np.linalg.lstsq(relative[:, kept], np.ones(len(ys)), rcond=None)
+        if found.min() >= 0.0:
+            factors[kept] = found
+            break
+        del kept[int(found.argmin())]  # what would be negative is nothing, the most negative first
+    coefficients = np.maximum(factors, LEAST_SHARE * factors.sum()) / means
+    parts = xs * coefficients  # [N, D]
+    predicted = parts.sum(axis=1)  # [N]
+    shares = parts / predicted[:, None] / len(ys) ** 0.5  # [N, D]
+    errors = tuple((predicted / ys - 1.0).tolist())
+    return Fit(tuple(coefficients.tolist()), (shares.T @ shares).tolist(), errors)
 
 
 class Regression:
@@ -80,8 +83,8 @@ class Regression:
 
     @property
     def trusted(self) -> bool:
-        """Whether there were enough observations, those that the prior counts for included."""
-        return self.observations + self._weight >= TRUSTED_AFTER
+        """Whether there were enough observations, or the prior counts for as many."""
+        return max(self.observations, self._weight) >= TRUSTED_AFTER
 
     def predict(self, x: Sequence[float]) -> float:
         """The expected y; positive for x that is not all zero, as long as no coefficient is."""
@@ -113,17 +116,7 @@ class Regression:
         self._moments = [sum(row) for row in self._matrix]
 
     def _solve(self) -> None:
-        _descend(self._matrix, self._moments, self._factors, SWEEPS)
-
-
-def _normal_equations(rows: Sequence[Sequence[float]]) -> Matrix:
-    columns = list(zip(*rows, strict=True))
-    return [[sum(a * b for a, b in zip(one, other, strict=True)) for other in columns] for one in columns]
-
-
-def _descend(matrix: Matrix, moments: Sequence[float], factors: list[float], sweeps: int) -> None:
-    """Coordinate descent from ``factors`` towards the solution of ``matrix @ factors = moments`` with factors >= 0."""
-    for _ in range(sweeps):
-        for index, (row, moment) in enumerate(zip(matrix, moments, strict=True)):
-            residual = moment - sum(value * factor for value, factor in zip(row, factors, strict=True))
-            factors[index] = max(0.0, factors[index] + residual / row[index])
+        for _ in range(SWEEPS):
+            for index, (row, moment) in enumerate(zip(self._matrix, self._moments, strict=True)):
+                residual = moment - sum(value * factor for value, factor in zip(row, self._factors, strict=True))
+                self._factors[index] = max(0.0, self._factors[index] + residual / row[index])

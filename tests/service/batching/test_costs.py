@@ -42,7 +42,7 @@ def learn(costs: Costs, rows: int, times: int = 30, stretch: float = 1.0, many_w
 
 def test_a_batch_is_as_long_as_its_longest_row_and_as_much_work_as_all() -> None:
     shape = BatchShape().with_row(RowCost(10, 5.0, 4)).with_row(RowCost(3, 20.0, 4))
-    assert shape.features == (1.0, 20.0, 100.0, 20.0)
+    assert shape.features == (1.0, 20.0, 100.0, 20.0, 5 * 4 * 12.5 + 20 * 4 * 13.0)
     assert shape.padded_positions == 2 * 4 * 23
 
 

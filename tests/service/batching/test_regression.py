@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import random
+import statistics
 
 import pytest
 
-from service.batching.regression import CLIP, TRUSTED_AFTER, Regression
+from service.batching.regression import CLIP, TRUSTED_AFTER, Regression, fit
 
 TRUTH = (0.02, 0.003, 0.0002)
 
@@ -72,3 +73,60 @@ def test_no_coefficient_becomes_negative() -> None:
         regression.learn((1.0, x), 12.0 - x)  # falls: the best line has a negative slope
         assert all(factor >= 0.0 for factor in regression._factors)
     assert regression.predict((1.0, 100.0)) == pytest.approx(6.5, rel=0.1)
+
+
+def table(noise: float = 0.0, truth: tuple[float, ...] = TRUTH) -> list[tuple[tuple[float, ...], float]]:
+    chance = random.Random(3)
+    xs = [(1.0, float(steps), float(steps * rows)) for steps in (4, 16, 64) for rows in (1, 4, 16, 64)]
+    return [
+        (x, sum(value * factor for value, factor in zip(x, truth, strict=True)) * chance.lognormvariate(0.0, noise))
+        for x in xs
+    ]
+
+
+def test_a_table_is_fitted() -> None:
+    found = fit(table())
+    assert found.coefficients == pytest.approx(TRUTH)
+    assert found.errors == pytest.approx([0.0] * 12, abs=1e-9)
+
+
+def test_short_and_long_calls_count_alike_in_a_fit() -> None:
+    found = fit(table(noise=0.05))
+    assert max(map(abs, found.errors)) < 0.15
+    assert statistics.fmean(found.errors) == pytest.approx(0.0, abs=0.02)
+
+
+def test_a_fit_has_no_negative_coefficients() -> None:
+    falling = [((1.0, x, 1.0 / x), 10.0 - x) for x in (1.0, 2.0, 4.0, 8.0)]
+    found = fit(falling)
+    assert min(found.coefficients) > 0.0
+    assert found.coefficients[1] < 1e-3
+
+
+def test_a_fit_is_held_to_as_firmly_as_it_weighs() -> None:
+    x = (1.0, 16.0, 64.0)
+    expected = sum(value * factor for value, factor in zip(x, TRUTH, strict=True))
+    found = fit(table())
+    after = {}
+    for weight in (1.0, 16.0):
+        regression = Regression(found.coefficients, found.certainty, weight)
+        assert regression.trusted == (weight >= TRUSTED_AFTER)
+        assert regression.predict(x) == pytest.approx(expected)
+        for _ in range(4):
+            regression.learn(x, 1.5 * expected)
+        after[weight] = regression.predict(x) / expected
+    assert 1.0 < after[16.0] < 1.25 < after[1.0] < 1.5
+
+
+def test_what_a_fit_tells_apart_stays_apart_where_all_calls_are_alike() -> None:
+    found = fit(table())
+    regression = Regression(found.coefficients, found.certainty, 16.0)
+    x, other = (1.0, 16.0, 64.0), (1.0, 64.0, 64.0)
+    before = regression.predict(other) / regression.predict(x)
+    for _ in range(20):
+        regression.learn(x, 1.2 * error_free(x))
+    assert regression.predict(other) / regression.predict(x) == pytest.approx(before, rel=0.1)
+
+
+def error_free(x: tuple[float, ...]) -> float:
+    return sum(value * factor for value, factor in zip(x, TRUTH, strict=True))
