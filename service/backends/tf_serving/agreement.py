@@ -5,6 +5,7 @@ Pure: no clock, no network.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Final, NamedTuple, TypeAlias
@@ -24,6 +25,11 @@ class Artifact:
 
     manifest: Manifest
     tokenizer: bytes
+
+    def is_same_model(self, other: Artifact) -> bool:
+        """Whether they promise the same answers; how fast they were somewhere may differ."""
+        unmeasured = (replace(each.manifest, profile=None) for each in (self, other))
+        return self.tokenizer == other.tokenizer and operator.eq(*unmeasured)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,8 +70,9 @@ def agree(said: Mapping[str, Mapping[Key, Word]], before: Agreement) -> Agreemen
 
 
 def _held_to(word: Word, artifact: Artifact) -> Word:
-    differs = word.state is VersionState.READY and word.artifact != artifact
-    return replace(word, state=VersionState.REFUSED, reason=DIFFERS) if differs else word
+    if word.state is VersionState.READY and word.artifact and not word.artifact.is_same_model(artifact):
+        return replace(word, state=VersionState.REFUSED, reason=DIFFERS)
+    return word
 
 
 def _version(key: Key, words: Mapping[str, Word], artifact: Artifact | None) -> ModelVersion:

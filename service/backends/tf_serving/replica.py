@@ -247,8 +247,10 @@ class Replica:
     async def _examined(self, key: Key, known: Artifact | None) -> Word | None:
         predict = functools.partial(self._run, key)
         try:
-            if known is not None and Artifact(*await certificate.describe(predict)) == known:
-                return Word(VersionState.READY, None, known)
+            if known is not None:
+                described = Artifact(*await certificate.describe(predict))
+                if described.is_same_model(known):
+                    return Word(VersionState.READY, None, described)
             return Word(VersionState.READY, None, Artifact(*await certificate.examine(predict, self._batch_sizes)))
         except ModelNotFound:
             return None

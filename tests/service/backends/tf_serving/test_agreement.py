@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+from model_export.contract import Profile
 from service.backend import VersionState
 from service.backends.scripted import scripted_manifest
 from service.backends.tf_serving.agreement import DIFFERS, Agreement, Artifact, Word, agree
@@ -67,3 +68,12 @@ def test_when_the_last_with_the_old_artifact_is_gone_the_new_one_serves():
 
 def test_nothing_said_is_nothing_there():
     assert agree({"a": {}}, _agree(a=_ready())) == Agreement()
+
+
+def test_replicas_with_unlike_profiles_are_one_model():
+    measured = Artifact(replace(ARTIFACT.manifest, profile=Profile("a CPU", 1, "2.21.0", ())), ARTIFACT.tokenizer)
+    found = _agree(a=_ready(), b=_ready(measured))
+    assert found.ready == {("echo", 1): ("a", "b")}
+    assert found.versions[0].manifest.profile is None, "that of the first"
+    found = _agree(found, a=_ready(measured), b=_ready(measured))
+    assert found.versions[0].manifest == measured.manifest

@@ -3,10 +3,12 @@
 import asyncio
 import itertools
 import logging
+from dataclasses import replace
 
 import grpc
 import pytest
 
+from model_export.contract import Profile
 from service.backend import VersionState
 from service.backends.tf_serving import backend as backend_module
 from service.backends.tf_serving import replica
@@ -148,6 +150,26 @@ def test_a_process_that_took_the_place_of_another_is_asked_who_it_is():
             of_backend._look_now.set()
             await until(lambda: server.count("Predict", "describe") == described + 1)
             assert states(backend) == READY
+
+    _run(scenario)
+
+
+def test_a_profile_comes_with_the_manifest_and_a_new_one_needs_no_new_examination():
+    def profiled(cpu):
+        return FakeVersion(replace(certified_manifest(), profile=Profile(cpu, 1, "2.21.0", ())))
+
+    async def scenario():
+        server = FakeTfServing({("echo", 1): profiled("a CPU")})
+        async with running(server, version_poll_s=60.0) as backend:
+            assert backend.versions()[0].manifest.profile.cpu == "a CPU"
+            examined = server.count("Predict", "generate_ids")
+            server.versions["echo", 1] = profiled("another")
+            (of_backend,) = backend._replicas.values()
+            of_backend._in_doubt = True
+            of_backend._look_now.set()
+            await until(lambda: backend.versions()[0].manifest.profile.cpu == "another")
+            assert states(backend) == READY
+            assert server.count("Predict", "generate_ids") == examined
 
     _run(scenario)
 
