@@ -15,7 +15,7 @@ import json
 import platform
 import types
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, Final, Union, get_args, get_origin, get_type_hints
 
 FORMAT_VERSION: Final = 1
@@ -257,6 +257,23 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
+class CpuFeatures:
+    """What the graph's kernels ask of the processor, as the ``flags`` of Linux's ``/proc/cpuinfo`` name it."""
+
+    required: tuple[str, ...] = ()  # all of them: without one there is no kernel, and TensorFlow ends the process
+    fast: tuple[str, ...] = ()  # any of them: without, the artifact is no faster than its float32 one
+
+
+@dataclass(frozen=True, slots=True)
+class Calibration:
+    """The text pairs by which static int8 scales were measured."""
+
+    file: str  # its name alone
+    sha256: str  # of its bytes
+    pairs: int  # that were read: a bounded number, spread over the file
+
+
+@dataclass(frozen=True, slots=True)
 class Manifest:
     """Everything a server must know of an artifact; stored as ``assets/manifest.json`` and told by ``describe``."""
 
@@ -271,6 +288,8 @@ class Manifest:
     dtype: str
     required_ops: tuple[str, ...]
     signatures: Mapping[str, SignatureSpec]
+    cpu_features: CpuFeatures = CpuFeatures()
+    calibration: Calibration | None = None  # None: no static scales
     provenance: Mapping[str, Any] = field(default_factory=dict)  # data, steps, metrics: as the trainer reported them
     profile: Profile | None = None
     certificate: Certificate | None = None
@@ -346,14 +365,14 @@ def _parse_dataclass(kind: Any, value: Any, where: str) -> Any:
     if not isinstance(value, dict):
         raise ContractError(f"{where}: an object is expected, not {value!r}")
     hints = get_type_hints(kind)
-    known = [item.name for item in fields(kind)]
+    known = {item.name: item for item in fields(kind)}
     for name in value:
         if name not in known:
             raise ContractError(f"{where}.{name}: unknown field")
-    for name in known:
-        if name not in value:
+    for name, item in known.items():
+        if name not in value and item.default is MISSING and item.default_factory is MISSING:
             raise ContractError(f"{where}.{name}: missing")
-    return kind(**{name: _parse(hints[name], value[name], f"{where}.{name}") for name in known})
+    return kind(**{name: _parse(hints[name], value[name], f"{where}.{name}") for name in known if name in value})
 
 
 def _parse_union(options: tuple[Any, ...], value: Any, where: str) -> Any:
