@@ -31,11 +31,14 @@ def merge_heads(x: tf.Tensor) -> tf.Tensor:
     return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [shape[0], shape[2], size])  # [batch, queries, width]
 
 
+def _softmax(products: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    return tf.nn.softmax(products + tf.cast(bias, products.dtype))
+
+
 class Attention(keras.layers.Layer):
     """``softmax(q k^T / sqrt(Dh) + bias) v``, then the output projection.
 
-    Subclasses own the input projections, which scale queries by ``head_scale``. Products have the dtype of keys and
-    values, weights are float32.
+    Subclasses own the input projections, which scale queries by ``head_scale``. All has the dtype of keys and values.
     """
 
     def __init__(self, width: int, heads: int, **kwargs: object) -> None:
@@ -57,11 +60,35 @@ class Attention(keras.layers.Layer):
 
     def attention_weights(self, query: tf.Tensor, key: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
         """How much every query attends to every place, [B, H, Q, M]; the sum over the places is 1."""
-        return tf.nn.softmax(tf.cast(tf.matmul(query, key, transpose_b=True), tf.float32) + bias)
+        return _softmax(tf.matmul(query, key, transpose_b=True), bias)
 
     def mix(self, weights: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
         """``weights`` [B, H, Q, M] of values [B, H, M, Dh], projected: [B, Q, width]."""
-        return self.output_projection(merge_heads(tf.matmul(tf.cast(weights, value.dtype), value)))
+        return self.output_projection(merge_heads(tf.matmul(weights, value)))
+
+    def attend_rows(
+        self,
+        query: tf.Tensor,
+        key: tf.Tensor,
+        value: tf.Tensor,
+        bias: tf.Tensor,
+        queries: int | tf.Tensor,
+        *,
+        transpose_key: bool = False,
+    ) -> tf.Tensor:
+        """``attend`` with one query a row: [B*Q, width] -> [B*Q, width].
+
+        ``key`` is [B,H,Dh,M], or [B,H,M,Dh] with ``transpose_key``.
+        """
+        size = self.width // self.heads
+        if isinstance(queries, int) and queries == 1:  # nothing changes places
+            query = tf.reshape(query, [-1, self.heads, 1, size])
+        else:
+            query = tf.transpose(tf.reshape(query, [-1, queries, self.heads, size]), [0, 2, 1, 3])
+        mixed = tf.matmul(_softmax(tf.matmul(query, key, transpose_b=transpose_key), bias), value)
+        if not (isinstance(queries, int) and queries == 1):
+            mixed = tf.transpose(mixed, [0, 2, 1, 3])
+        return self.output_projection(tf.reshape(mixed, [-1, self.width]))
 
 
 class SelfAttention(Attention):

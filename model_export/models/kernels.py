@@ -142,55 +142,58 @@ class Bfloat16Kernel:
 class _Int8Kernel:
     """int8 weights with a scale for each output (Jacob et al. 2018, https://arxiv.org/abs/1712.05877, symmetric)."""
 
-    def __init__(self, weights: LinearWeights, fused: Sequence[str], out_dtype: tf.DType) -> None:
-        highest = np.maximum(np.abs(weights.kernel).max(axis=1), np.finfo(np.float32).tiny * 2**24)  # [out]
+    def __init__(self, weights: LinearWeights, added: NDArray[np.float32]) -> None:
+        """``added`` [out]: to the product, before it is scaled any further."""
+        highest = np.maximum(np.abs(weights.kernel).max(axis=1), 1e-20)  # [out]
         quantized = np.rint(weights.kernel * (127.0 / highest)[:, None]).astype(np.int8)
         self._kernel = _constant(quantized.T, tf.int8)
-        self._highest = _constant(highest)
-        self._lowest = _constant(-highest)
-        self._bias = _constant(weights.bias)
-        self._fused, self._out_dtype = fused, out_dtype
-        self.variables: tuple[tf.Variable, ...] = (self._kernel, self._highest, self._lowest, self._bias)
+        self._vectors = _constant(np.stack([-highest, highest, added]))  # [3, out]: read as one
+        self.variables: tuple[tf.Variable, ...] = (self._kernel, self._vectors)
 
-    def _product(self, x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        """``x`` qint8 or quint8 [N, in], which stands for ``low`` to ``high`` -> [N, out]."""
+    def _product(
+        self, x: tf.Tensor, low: float, high: float, *fused: str, out_dtype: tf.DType = tf.float32
+    ) -> tf.Tensor:
+        """``x`` float32 [N, in], of which ``low`` (0: quint8) to ``high`` counts -> [N, out]."""
+        in_dtype, low, high = tf.qint8 if low else tf.quint8, tf.constant(low), tf.constant(high)
+        quantized = tf.raw_ops.QuantizeV2(
+            input=x, min_range=low, max_range=high, T=in_dtype, mode="SCALED", round_mode="HALF_TO_EVEN"
+        )
+        lowest, highest, added = tf.unstack(tf.convert_to_tensor(self._vectors))
         kernel = tf.bitcast(tf.convert_to_tensor(self._kernel), tf.qint8)  # as qint8 it could not enter a loop
-        floats = [low, high, tf.convert_to_tensor(self._lowest), tf.convert_to_tensor(self._highest)]
+        inputs = [quantized.output, kernel, added, low, high, lowest, highest]
         attributes = {
-            "Tdevice_inputs": [x.dtype, tf.qint8, tf.float32],
+            "Tdevice_inputs": [in_dtype, tf.qint8, tf.float32],
             "Thost_inputs": [tf.float32] * 4,
-            "Tdevice_outputs": [self._out_dtype],
+            "Tdevice_outputs": [out_dtype],
             "Thost_outputs": [],
-            "T1": x.dtype,
+            "T1": in_dtype,
             "T2": tf.qint8,
             "Tbias": tf.float32,
             "U": tf.float32,
-            "Tout": self._out_dtype,
+            "Tout": out_dtype,
             "transpose_a": False,
             "transpose_b": False,
             "is_weight_const": True,  # laid out once, for any number of rows
             "is_bias_const": True,
-            "fused_ops": list(self._fused),
+            "fused_ops": ["BiasAdd", *fused, "Dequantize"],
             "input_quant_mode": "SCALED",
             "output_quant_mode": "SCALED",
         }
-        return _product("_QuantizedMatMul", [x, kernel, bias, *floats], self._out_dtype, attributes)
+        return _product("_QuantizedMatMul", inputs, out_dtype, attributes)
 
 
 class StaticInt8Kernel(_Int8Kernel):
     """int8 with one scale for all inputs, measured beforehand. Inputs beyond the range are clipped."""
 
     def __init__(self, weights: LinearWeights, seen: InputRange) -> None:
-        fused = ["BiasAdd", *(["Relu"] if weights.is_relu else []), "Dequantize"]
-        super().__init__(weights, fused, tf.bfloat16 if weights.is_kept else tf.float32)
-        self._is_unsigned = seen.low >= 0.0  # twice the resolution
-        self._range = max(-seen.low, seen.high, 1e-6)
+        super().__init__(weights, weights.bias)
+        high = max(-seen.low, seen.high, 1e-6)
+        self._range = (0.0 if seen.low >= 0.0 else -high), high  # without a sign there is twice the resolution
+        self._fused = ["Relu"] if weights.is_relu else []
+        self._out_dtype = tf.bfloat16 if weights.is_kept else tf.float32
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        low, high = tf.constant(0.0 if self._is_unsigned else -self._range), tf.constant(self._range)
-        dtype = tf.quint8 if self._is_unsigned else tf.qint8
-        quantized = tf.quantization.quantize(tf.cast(x, tf.float32), low, high, dtype, mode="SCALED").output
-        return self._product(quantized, low, high, tf.convert_to_tensor(self._bias))
+        return self._product(tf.cast(x, tf.float32), *self._range, *self._fused, out_dtype=self._out_dtype)
 
 
 class RowScaledInt8Kernel(_Int8Kernel):
@@ -198,17 +201,15 @@ class RowScaledInt8Kernel(_Int8Kernel):
     row depends on another."""
 
     def __init__(self, weights: LinearWeights) -> None:
-        super().__init__(weights, ["BiasAdd", "Dequantize"], tf.float32)
-        self._zeros = _constant(np.zeros_like(weights.bias))
+        super().__init__(weights, np.zeros_like(weights.bias))
+        self._bias = _constant(weights.bias)
         self._is_relu, self._is_kept = weights.is_relu, weights.is_kept
-        self.variables = (*self.variables, self._zeros)
+        self.variables = (*self.variables, self._bias)
 
     def __call__(self, x: tf.Tensor) -> tf.Tensor:
         x = tf.cast(x, tf.float32)
         scale = tf.reduce_max(tf.abs(x), axis=-1, keepdims=True) + 1e-9  # [N, 1]
-        low, high = tf.constant(-1.0), tf.constant(1.0)
-        quantized = tf.quantization.quantize(x / scale, low, high, tf.qint8, mode="SCALED").output
-        y = tf.nn.bias_add(self._product(quantized, low, high, tf.convert_to_tensor(self._zeros)) * scale, self._bias)
+        y = tf.nn.bias_add(self._product(x / scale, -1.0, 1.0) * scale, self._bias)
         y = tf.nn.relu(y) if self._is_relu else y
         return tf.cast(y, tf.bfloat16) if self._is_kept else y
 

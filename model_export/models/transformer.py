@@ -178,7 +178,7 @@ class Transformer(Seq2SeqModel):
 
             over_self = partial(layer.self_attention.__call__, bias=causal_bias)
             x = layer(x, over_self=over_self, over_memory=over_memory, training=training)
-        return TeacherForced(self.decoder_norm(x), tf.reduce_mean(paid[-1], axis=1))
+        return TeacherForced(self.decoder_norm(x), tf.reduce_mean(tf.cast(paid[-1], tf.float32), axis=1))
 
     def teacher_forced(self, inputs: ModelInputs, training: bool = False) -> TeacherForced:
         """See ``Seq2SeqModel.teacher_forced``."""

@@ -7,8 +7,6 @@ attention mask. A forced prefix lies in the first positions of the same cache, i
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import tensorflow as tf
@@ -16,19 +14,21 @@ import tensorflow as tf
 from model_export.models.layers import MASKED, padding_bias
 
 if TYPE_CHECKING:
-    from model_export.models.attention import SelfAttention
+    from model_export.models.attention import CrossAttention, SelfAttention
     from model_export.models.transformer import Transformer
 
 
 class TransformerState(NamedTuple):
-    """``L`` layers, ``H`` heads of size ``Dh``, ``K`` beams, ``C`` positions of capacity (prefix included)."""
+    """``L`` layers, ``H`` heads of size ``Dh``, ``K`` beams, ``C`` positions of capacity (prefix included).
 
-    keys: tuple[tf.Tensor, ...]  # L times float32 [B, H, C*K, Dh]; slot k of position c at c*K + k
-    values: tuple[tf.Tensor, ...]  # the same
+    Caches have the dtype of the model's keys and values, ``Precision.kept_dtype``.
+    """
+
+    caches: tuple[tf.Tensor, ...]  # L times [2, B, H, C*K, Dh]: keys, then values; slot k of position c at c*K + k
     ancestors: tf.Tensor  # int32 [B, K, C]: slot of this beam's token at each position, -1 where there is none
-    memory_keys: tuple[tf.Tensor, ...]  # L times float32 [B, H, S, Dh]
-    memory_values: tuple[tf.Tensor, ...]  # the same
-    memory_bias: tf.Tensor  # float32 [B, 1, 1, S]
+    memory_keys: tuple[tf.Tensor, ...]  # L times [B, H, Dh, S]
+    memory_values: tuple[tf.Tensor, ...]  # L times [B, H, S, Dh]
+    memory_bias: tf.Tensor  # [B, 1, 1, S]
     prefix_size: tf.Tensor  # int32 []: positions that the prefix takes
     used: tf.Tensor  # int32 []: positions in use, prefix included
 
@@ -43,14 +43,14 @@ class TransformerStep:
         """See ``DecoderStep.start``."""
         memory, bias = self._model.encode(source_ids, source_lengths)
         projected = [layer.cross_attention.project_memory(memory) for layer in self._model.decoder_layers]
-        # No two caches begin as the same tensor: a graph would make one buffer of them, and ``_write`` writes in place.
         return TransformerState(
-            keys=tuple(key[:, :, :0] for key, _ in projected),
-            values=tuple(value[:, :, :0] for _, value in projected),
+            # No two caches begin as the same tensor: a graph would make one buffer of them, and ``_write`` writes into
+            # it.
+            caches=tuple(tf.stack([key[:, :, :0], value[:, :, :0]]) for key, value in projected),
             ancestors=tf.zeros([tf.shape(source_ids)[0], beam_size, 0], tf.int32),
-            memory_keys=tuple(key for key, _ in projected),
+            memory_keys=tuple(tf.transpose(key, [0, 1, 3, 2]) for key, _ in projected),
             memory_values=tuple(value for _, value in projected),
-            memory_bias=bias,
+            memory_bias=tf.cast(bias, projected[0][0].dtype),
             prefix_size=tf.constant(0),
             used=tf.constant(0),
         )
@@ -62,20 +62,24 @@ class TransformerStep:
         bias = padding_bias(prefix_lengths, size)[:, None, None, :]  # [batch, 1, 1, prefix]
         bias += MASKED * (1.0 - tf.linalg.band_part(tf.ones([size, size]), -1, 0))
         x = self._model.embed_target(prefix_ids, tf.range(size))
-        keys, values = [], []
+        caches = []
         for index, layer in enumerate(self._model.decoder_layers):
 
             def over_self(y: tf.Tensor, attention: SelfAttention = layer.self_attention) -> tf.Tensor:
                 query, key, value = attention.project(y)
-                keys.append(_spread(key, beams))
-                values.append(_spread(value, beams))
+                caches.append(_spread(tf.stack([key, value]), beams))
                 return attention.attend(query, key, value, bias)
 
-            x = layer(x, over_self=over_self, over_memory=self._over_memory(index, state))
+            def over_memory(
+                y: tf.Tensor, index: int = index, attention: CrossAttention = layer.cross_attention
+            ) -> tf.Tensor:
+                key = tf.transpose(state.memory_keys[index], [0, 1, 3, 2])
+                return attention(y, key, state.memory_values[index], state.memory_bias)
+
+            x = layer(x, over_self=over_self, over_memory=over_memory)
         known = tf.where(tf.sequence_mask(prefix_lengths, size), 0, -1)  # [batch, prefix]
         return state._replace(
-            keys=tuple(keys),
-            values=tuple(values),
+            caches=tuple(caches),
             ancestors=tf.repeat(known[:, None, :], beams, axis=1),
             prefix_size=size,
             used=size,
@@ -84,30 +88,40 @@ class TransformerStep:
     def __call__(
         self, ids: tf.Tensor, positions: tf.Tensor, state: TransformerState
     ) -> tuple[tf.Tensor, TransformerState]:
-        """See ``DecoderStep.__call__``."""
+        """See ``DecoderStep.__call__``.
+
+        Beams are rows throughout, [B*K, width]: at one position they share nothing but the heads' products.
+        """
         ancestors = _with_own_slot(state.ancestors, state.used)
-        beams = tf.shape(ids)[1]
-        chosen = tf.one_hot(ancestors, beams, on_value=0.0, off_value=MASKED)  # [batch, beam, capacity, slot]
-        shape = tf.shape(chosen)
-        bias = tf.reshape(chosen, [shape[0], 1, beams, shape[2] * beams])
-        slots = _slot_rows(state, beams)
+        beams = ids.shape[1] or tf.shape(ids)[1]
+        bias = _ancestry_bias(ancestors, beams, state.memory_bias.dtype)
+        slots = _slot_rows(state.caches[0], state.used, beams)
         # A row that is done is asked on until its batch-mates are, past the table too; its logits do not count then.
         positions = tf.minimum(positions, self._model.target_positions.shape[0] - 1)
         x = self._model.embed_target(ids, positions[:, None])  # [batch, beam, width]
-        keys, values = [], []
+        shape = tf.shape(x)
+        x = tf.reshape(x, [-1, x.shape[2]])  # [batch * beam, width]
+        caches = []
         for index, layer in enumerate(self._model.decoder_layers):
 
             def over_self(
                 y: tf.Tensor, index: int = index, attention: SelfAttention = layer.self_attention
             ) -> tf.Tensor:
-                query, key, value = attention.project(y)
-                keys.append(_write(state.keys[index], slots, key))
-                values.append(_write(state.values[index], slots, value))
-                return attention.attend(query, keys[-1], values[-1], bias)
+                query, new = tf.split(attention.qkv_projection(y), [attention.width, 2 * attention.width], axis=1)
+                caches.append(_write(state.caches[index], slots, new))
+                key, value = tf.unstack(caches[-1])
+                return attention.attend_rows(query, key, value, bias, beams, transpose_key=True)
 
-            x = layer(x, over_self=over_self, over_memory=self._over_memory(index, state))
-        logits = self._model.output_projection(self._model.decoder_norm(x))  # [batch, beam, vocabulary]
-        return logits, state._replace(keys=tuple(keys), values=tuple(values), ancestors=ancestors, used=state.used + 1)
+            def over_memory(
+                y: tf.Tensor, index: int = index, attention: CrossAttention = layer.cross_attention
+            ) -> tf.Tensor:
+                memory = state.memory_keys[index], state.memory_values[index], state.memory_bias
+                return attention.attend_rows(attention.query_projection(y), *memory, beams)
+
+            x = layer(x, over_self=over_self, over_memory=over_memory)
+        logits = self._model.output_projection(self._model.decoder_norm(x))  # [batch * beam, vocabulary]
+        logits = tf.reshape(logits, [shape[0], beams, logits.shape[1]])  # [batch, beam, vocabulary]
+        return logits, state._replace(caches=tuple(caches), ancestors=ancestors, used=state.used + 1)
 
     def reorder(self, state: TransformerState, parents: tf.Tensor) -> TransformerState:
         """See ``DecoderStep.reorder``."""
@@ -117,7 +131,9 @@ class TransformerStep:
         """See ``DecoderStep.select``."""
 
         def pick(field: tf.Tensor) -> tf.Tensor:
-            return field if field.shape.rank == 0 else tf.gather(field, rows)
+            if field.shape.rank == 0:
+                return field
+            return tf.gather(field, rows, axis=1 if field.shape.rank == 5 else 0)  # a cache begins with its two halves
 
         return tf.nest.map_structure(pick, state)
 
@@ -125,22 +141,10 @@ class TransformerStep:
         """See ``DecoderStep.grow``."""
         beams, old = tf.shape(state.ancestors)[1], tf.shape(state.ancestors)[2]
         extra = tf.maximum(state.prefix_size + capacity - old, 0)
-
-        def pad(cache: tf.Tensor) -> tf.Tensor:
-            return tf.pad(cache, [[0, 0], [0, 0], [0, extra * beams], [0, 0]])
-
+        padding = [[0, 0], [0, 0], [0, 0], [0, extra * beams], [0, 0]]
         return state._replace(
-            keys=tuple(map(pad, state.keys)),
-            values=tuple(map(pad, state.values)),
+            caches=tuple(tf.pad(cache, padding) for cache in state.caches),
             ancestors=tf.pad(state.ancestors, [[0, 0], [0, 0], [0, extra]], constant_values=-1),
-        )
-
-    def _over_memory(self, index: int, state: TransformerState) -> Callable[[tf.Tensor], tf.Tensor]:
-        return partial(
-            self._model.decoder_layers[index].cross_attention.__call__,
-            key=state.memory_keys[index],
-            value=state.memory_values[index],
-            bias=state.memory_bias,
         )
 
 
@@ -151,26 +155,41 @@ def _with_own_slot(ancestors: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
     return tf.where(here, own, ancestors)
 
 
-def _slot_rows(state: TransformerState, beams: tf.Tensor) -> tf.Tensor:
-    """int32 [B*H*K]: where the new slots lie in a cache that is seen as rows [B*H*C*K, Dh]."""
-    shape = tf.shape(state.keys[0])
-    first = tf.range(shape[0] * shape[1]) * shape[2] + state.used * beams  # [batch * heads]
-    return tf.reshape(first[:, None] + tf.range(beams), [-1])
+def _ancestry_bias(ancestors: tf.Tensor, beams: int | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """[B, 1, K, C*K]: 0 for the slots of a beam's own past."""
+    zero, masked = tf.constant(0.0, dtype), tf.constant(MASKED, dtype)
+    chosen = tf.one_hot(ancestors, beams, on_value=zero, off_value=masked)  # [batch, beam, capacity, slot]
+    shape = tf.shape(chosen)
+    return tf.reshape(chosen, [shape[0], 1, beams, shape[2] * beams])
+
+
+def _slot_rows(cache: tf.Tensor, used: tf.Tensor, beams: int | tf.Tensor) -> tf.Tensor:
+    """int32 [B*K*2*H]: where new keys and values lie in a cache that is seen as rows [2*B*H*C*K, Dh]."""
+    halves, batch, heads, size, _ = tf.unstack(tf.shape(cache))
+    first = (tf.range(halves) * batch)[None, :, None] + tf.range(batch)[:, None, None]  # [batch, 2, 1]
+    first = (first * heads + tf.range(heads)) * size + used * beams  # [batch, 2, head]
+    return tf.reshape(first[:, None] + tf.range(beams)[:, None, None], [-1])
 
 
 def _write(cache: tf.Tensor, slots: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
-    """Put ``new`` [B, H, K, Dh] into ``slots`` of ``cache`` [B, H, C*K, Dh], in place.
+    """Put ``new`` [B*K, 2*H*Dh] into ``slots`` of ``cache`` [2, B, H, C*K, Dh], in place.
 
     A copy of the cache at each step would cost more than attention does. An older state that shares the buffer is none
     the worse: it has no ancestor in these slots.
     """
     size = cache.shape[-1]
     rows = tf.raw_ops.InplaceUpdate(x=tf.reshape(cache, [-1, size]), i=slots, v=tf.reshape(new, [-1, size]))
-    return tf.reshape(rows, tf.shape(cache))
+    written = tf.reshape(rows, tf.shape(cache))
+    written.set_shape(cache.shape)
+    return written
 
 
 def _spread(prefix: tf.Tensor, beams: tf.Tensor) -> tf.Tensor:
-    """[B, H, P, Dh] -> [B, H, P*K, Dh]: slot 0 of each position holds it, the other slots are never attended."""
+    """[2, B, H, P, Dh] -> [2, B, H, P*K, Dh]: slot 0 of each position holds it, the others are never attended."""
     shape = tf.shape(prefix)
-    slots = tf.pad(prefix[:, :, :, None, :], [[0, 0], [0, 0], [0, 0], [0, beams - 1], [0, 0]])
-    return tf.reshape(slots, [shape[0], shape[1], shape[2] * beams, prefix.shape[-1]])
+    slots = tf.pad(
+        prefix[..., None, :], [[0, 0]] * 4 + [[0, beams - 1], [0, 0]]
+    )  # [2, batch, head, prefix, beam, size]
+    spread = tf.reshape(slots, [2, shape[1], shape[2], shape[3] * beams, prefix.shape[-1]])
+    spread.set_shape([2, None, prefix.shape[2], None, prefix.shape[-1]])
+    return spread
