@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -163,6 +164,30 @@ def verify(artifact: Annotated[Path, ExistingFolder], debug: Debug = False) -> N
     typer.echo(f"{artifact}: {outcome} ({report.cases} cases, {report.checks} checks)")
     if not report.passed:
         raise typer.Exit(1)
+
+
+@app.command()
+@one_line_errors
+def profile(
+    artifact: Annotated[Path, ExistingFolder],
+    seconds: Annotated[
+        float, typer.Option(metavar="S", min=1.0, help="Time for it; the largest calls are left out if it is short.")
+    ] = 60.0,
+    debug: Debug = False,
+) -> None:
+    """Time an artifact's calls on this machine and add that to its manifest, for servers to plan by.
+
+    \b
+    Example:
+      malgil-export profile build/models/en-fr/1
+    """
+    load_tensorflow()
+    from model_export.inspection import profile_table
+    from model_export.profiling import profile as profile_artifact
+
+    with shown(progress_console) as on_progress:
+        measured = profile_artifact(artifact, seconds, on_progress)
+    Console().print(profile_table(asdict(measured)))
 
 
 @app.command()

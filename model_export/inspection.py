@@ -113,7 +113,38 @@ def fact_tables(target: str, facts: dict[str, Any]) -> list[Table]:
     report = facts.get("report") or facts.get("provenance") or {}
     for key, value in report.get("metrics", {}).items():
         table.add_row(f"metrics.{key}", f"{value:.4g}")
-    return [table, _component_table(facts)] if "components" in facts else [table]
+    tables = [table]
+    if "components" in facts:
+        tables.append(_component_table(facts))
+    if facts.get("profile"):
+        tables.append(profile_table(facts["profile"]))
+    return tables
+
+
+def profile_table(profile: dict[str, Any]) -> Table:
+    """The new tokens a second of a profile's calls, by their lengths and rows."""
+    calls, threads = profile["calls"], profile["intra_op_threads"]
+    sizes = sorted({call["rows"] for call in calls})
+    table = Table(
+        "beam size",
+        "source",
+        "new",
+        *(f"{rows} row{'s' if rows > 1 else ''}" for rows in sizes),
+        title=f"new tokens a second of one call: {profile['cpu']}, {threads} thread{'s' if threads > 1 else ''}",
+    )
+    kinds = sorted({(call["beam_size"], call["source_tokens"], call["new_tokens"]) for call in calls})
+    rates = {
+        (call["beam_size"], call["source_tokens"], call["new_tokens"], call["rows"]): call["rows"]
+        * call["new_tokens"]
+        / call["seconds"]
+        for call in calls
+    }
+    for kind in kinds:
+        rated = (rates.get((*kind, rows)) for rows in sizes)
+        table.add_row(*map(str, kind), *("" if rate is None else f"{rate:,.0f}" for rate in rated))
+    for column in table.columns:
+        column.justify = "right"
+    return table
 
 
 def _component_table(facts: dict[str, Any]) -> Table:

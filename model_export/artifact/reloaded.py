@@ -69,9 +69,12 @@ def loaded(artifact: Path) -> Iterator[Mapping[str, Signature]]:
 
 
 @contextmanager
-def in_session(artifact: Path) -> Iterator[Mapping[str, Signature]]:
-    """Signatures in a TF1 session, which is what TF Serving makes of an artifact."""
-    config = tf.compat.v1.ConfigProto()
+def in_session(artifact: Path, threads: int = 0) -> Iterator[Mapping[str, Signature]]:
+    """Signatures in a TF1 session, which is what TF Serving makes of an artifact; ``threads`` 0: TensorFlow's choice.
+
+    TensorFlow has its threads for the whole process: what its first session asks for holds for the others.
+    """
+    config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads)
     optimizations = config.graph_options.rewrite_options
     optimizations.constant_folding = optimizations.OFF  # see quick_first_calls
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)

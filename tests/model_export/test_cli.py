@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ import pytest
 from typer.testing import CliRunner
 
 from model_export.cli import app
-from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET
+from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET, Profile, ProfiledCall
+from service.backends.scripted import scripted_manifest
 from tests.model_export.terminal import plain, run_on_terminal
 from tests.support.tiny_training import pairs, tiny_config, write_pairs
 
@@ -61,7 +63,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # --- usage ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["train", "export", "verify", "inspect", "generate", "evaluate"])
+@pytest.mark.parametrize("command", ["train", "export", "verify", "profile", "inspect", "generate", "evaluate"])
 def test_every_command_explains_itself_with_examples(command: str) -> None:
     result = run(command, "--help")
 
@@ -83,6 +85,7 @@ def test_version() -> None:
         (["train", "rnn", "--train", "x", "--out", "x", "--set", "a=["], "the value is not YAML"),
         (["export", "no-such-folder", "--to", "x"], "'no-such-folder' does not exist"),
         (["verify", "no-such-folder"], "'no-such-folder' does not exist"),
+        (["profile", "tests", "--seconds", "0.5"], "'--seconds'"),
         (["generate", "tests", "text", "--num-hypotheses", "2"], "at most --beam-size, 1"),
         (["generate", "tests", "text", "--beam-size", "0"], "'--beam-size'"),
     ],
@@ -104,6 +107,7 @@ def test_bad_usage_is_2(arguments: list[str], message: str) -> None:
         (["export", "tests", "--to", "x"], "tests is no trained model: config.yaml is missing"),
         (["generate", "tests", "text"], "tests is no trained model: config.yaml is missing"),
         (["verify", "tests"], "tests is no exported model: assets/manifest.json is missing"),
+        (["profile", "tests"], "tests is no exported model: assets/manifest.json is missing"),
     ],
 )
 def test_a_failure_is_1_with_one_line(
@@ -173,6 +177,21 @@ def test_inspect_tells_an_artifacts_manifest(artifact_root: Path) -> None:
     for key in ("model_name", "parameter_count", "limits", "tokenizer", "provenance"):
         assert facts[key] == manifest[key]
     assert re.search(rf"parameter_count +│ {manifest['parameter_count']:,} ", run("inspect", str(artifact)).stdout)
+
+
+def test_inspect_shows_a_profile_and_tells_its_seconds(tmp_path: Path) -> None:
+    calls = (ProfiledCall(1, 8, 8, 1, 0.02), ProfiledCall(64, 8, 8, 1, 0.1), ProfiledCall(1, 32, 16, 4, 0.04))
+    (tmp_path / ASSETS_FOLDER).mkdir()
+    manifest = replace(scripted_manifest("echo"), profile=Profile("a CPU", 1, "2.21.0", calls))
+    (tmp_path / ASSETS_FOLDER / MANIFEST_ASSET).write_text(manifest.to_json(), encoding="utf-8")
+
+    shown = run("inspect", str(tmp_path)).stdout
+    assert "new tokens a second of one call: a CPU, 1 thread" in " ".join(shown.split())
+    rows = [re.findall(r"[\d,]+", line) for line in shown.splitlines() if line.startswith("│ ")]
+    assert ["1", "8", "8", "400", "5,120"] in rows
+    assert ["4", "32", "16", "400"] in rows
+    facts = json.loads(run("inspect", str(tmp_path), "--json").stdout)
+    assert [call["seconds"] for call in facts["profile"]["calls"]] == [0.02, 0.1, 0.04]
 
 
 def test_a_folder_of_something_else_hides_no_shipped_configuration(
