@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from model_export.contract import FinishReason
 from model_export.decoding.branches import rarely
+from model_export.decoding.candidates import best_tokens, log_normalizer
 from model_export.decoding.hypotheses import Hypotheses, no_hypotheses, with_capacity, without
 from model_export.decoding.loop import decode
 from model_export.decoding.options import DecodingOptions, RareOptions, RowContext, TokenIds, asks_for_penalties
@@ -84,14 +85,14 @@ class _BeamSearch:
     def advance(
         self, logits: tf.Tensor, time: tf.Tensor, rows: RowContext, state: _BeamState
     ) -> tuple[tf.Tensor, tf.Tensor, _BeamState]:
-        normalizer = tf.reduce_logsumexp(logits, axis=-1)  # [batch, beam]
+        normalizer = log_normalizer(logits)  # [batch, beam]
         processed = self._process(logits, normalizer, time, rows, state.live)
         width = tf.minimum(self.beam_size, logits.shape[-1])  # the K best of each beam hold the K best of the row
-        best = tf.math.top_k(processed.going_on, k=width)
-        own = tf.gather(logits, best.indices, batch_dims=2) - normalizer[:, :, None]  # [batch, beam, candidate]
-        ranking = best.values - processed.normalizer[:, :, None]
-        going_on, parents, chosen = self._continue(best.indices, own, ranking, time, state.live)
-        may_end = end_is_allowed(time, rows.min_new_tokens[:, None], best.values[:, :, 0])
+        best, ids = best_tokens(processed.going_on, width, self._tokens.not_continuing)  # [batch, beam, candidate]
+        own = tf.gather(logits, ids, batch_dims=2) - normalizer[:, :, None]  # [batch, beam, candidate]
+        ranking = best - processed.normalizer[:, :, None]
+        going_on, parents, chosen = self._continue(ids, own, ranking, time, state.live)
+        may_end = end_is_allowed(time, rows.min_new_tokens[:, None], best[:, :, 0])
         own_end = logits[:, :, self._tokens.eos] - normalizer  # [batch, beam]
         ending = self._end(may_end, own_end, processed.ending - processed.normalizer, time, state.live)
 

@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from model_export.contract import FinishReason
 from model_export.decoding.branches import rarely
+from model_export.decoding.candidates import best_tokens, forbidding, log_normalizer
 from model_export.decoding.hypotheses import Hypotheses
 from model_export.decoding.loop import decode
 from model_export.decoding.options import DecodingOptions, RareOptions, RowContext, TokenIds, asks_for_penalties
@@ -69,7 +70,7 @@ class _GreedySearch:
         self, logits: tf.Tensor, time: tf.Tensor, rows: RowContext, state: _GreedyState
     ) -> tuple[tf.Tensor, None, _GreedyState]:
         logits = logits[:, 0]  # [batch, vocabulary]
-        normalizer = tf.reduce_logsumexp(logits, axis=-1)  # [batch]
+        normalizer = log_normalizer(logits)  # [batch]
 
         def plain() -> tuple[tf.Tensor, tf.Tensor]:
             going_on, ending, _ = unpenalized(logits, normalizer, self._tokens)
@@ -96,10 +97,10 @@ class _GreedySearch:
         self, going_on: tf.Tensor, ending: tf.Tensor, time: tf.Tensor, rows: RowContext
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The best token of each row, int32 [B], and whether it may end, bool [B]."""
-        best = tf.math.top_k(going_on, k=1)
-        best_going_on = best.values[:, 0]  # [batch]
-        may_end = end_is_allowed(time, rows.min_new_tokens, best_going_on)
-        return tf.where(may_end & (ending >= best_going_on), self._tokens.eos, best.indices[:, 0]), may_end
+        values, ids = best_tokens(going_on, 1, self._tokens.not_continuing)  # [batch, 1]
+        best, token = values[:, 0], ids[:, 0]  # [batch]
+        may_end = end_is_allowed(time, rows.min_new_tokens, best)
+        return tf.where(may_end & (ending >= best), self._tokens.eos, token), may_end
 
     def _choose(
         self, logits: tf.Tensor, normalizer: tf.Tensor, time: tf.Tensor, rows: RowContext, state: _GreedyState
@@ -110,7 +111,8 @@ class _GreedySearch:
         going_on, ending, own_normalizer = (field[:, 0] for field in processed)
         likeliest, may_end = self._likeliest(going_on, ending, time, rows)
         is_eos = tf.range(tf.shape(logits)[1]) == self._tokens.eos  # [vocabulary]
-        ranked = tf.where(is_eos, ending[:, None], going_on)  # [batch, vocabulary]
+        suppressed = forbidding(logits.shape[1], *self._tokens.suppressed)
+        ranked = tf.where(is_eos, ending[:, None], going_on + suppressed)  # [batch, vocabulary]
 
         def drawn() -> tf.Tensor:
             token = draw(tf.where(is_eos & ~may_end[:, None], float("-inf"), ranked), time, options)

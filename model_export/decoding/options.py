@@ -96,6 +96,11 @@ class TokenIds(NamedTuple):
     suppressed: tuple[int, ...]  # never generated: pad, bos, and unk where bytes stand for unknown characters
     unk: int | None = None  # what disable_unk forbids; None: nothing
 
+    @property
+    def not_continuing(self) -> tuple[int, ...]:
+        """Tokens with which no hypothesis goes on."""
+        return (self.eos, *self.suppressed)
+
 
 def _dtype(name: str) -> str:
     return OPTIONS[name].dtype if name in OPTIONS else "int32"

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import tensorflow as tf
 
+from model_export.decoding.candidates import forbidding
 from model_export.decoding.options import DecodingOptions, RareOptions, TokenIds
 
 MOST_NGRAM_SIZE = 8
@@ -19,15 +19,14 @@ MOST_NGRAM_SIZE = 8
 class Processed(NamedTuple):
     """Logits as the options of each row make them. ``logits - normalizer`` ranks: masks do not renormalize."""
 
-    going_on: tf.Tensor  # float32 [B, K, V]: minus infinity for EOS and for what must not come
+    going_on: tf.Tensor  # float32 [B, K, V]: minus infinity for what must not come; TokenIds.not_continuing count not
     ending: tf.Tensor  # float32 [B, K]: of EOS, allowed or not
     normalizer: tf.Tensor  # float32 [B, K]: log-sum-exp before anything was masked
 
 
 def unpenalized(logits: tf.Tensor, normalizer: tf.Tensor, tokens: TokenIds) -> Processed:
     """Logits [B, K, V] (or [B, V]) and their log-sum-exp where no row asks for a penalty."""
-    bias = _constant_bias(logits.shape[-1], tokens.eos, *tokens.suppressed)
-    return Processed(logits + bias, logits[..., tokens.eos], normalizer)
+    return Processed(logits, logits[..., tokens.eos], normalizer)
 
 
 def penalized(
@@ -60,7 +59,7 @@ def penalized(
         lambda: going_on,
     )
     if tokens.unk is not None:
-        without_unk = going_on + _constant_bias(logits.shape[-1], tokens.unk)
+        without_unk = going_on + forbidding(logits.shape[-1], tokens.unk)
         going_on = tf.where(options.disable_unk[:, None, None], without_unk, going_on)
     return Processed(going_on, ending, normalizer)
 
@@ -126,13 +125,6 @@ def forbid_repeated_ngrams(logits: tf.Tensor, seen: tf.Tensor, size: tf.Tensor, 
     limits = tf.reshape(tf.where(forbidden, float("-inf"), float("inf")), [-1])
     flat = tf.tensor_scatter_nd_min(tf.reshape(logits, [-1]), _flat_indices(logits, seen), limits)
     return tf.reshape(flat, tf.shape(logits))
-
-
-def _constant_bias(vocabulary_size: int, *forbidden: int) -> tf.Tensor:
-    """float32 [V], added to logits: minus infinity for the ids ``forbidden``."""
-    bias = np.zeros([vocabulary_size], np.float32)
-    bias[list(forbidden)] = -np.inf
-    return tf.constant(bias)
 
 
 def _flat_indices(logits: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
