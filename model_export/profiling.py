@@ -15,9 +15,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from model_export.artifact.calls import Row, Signature, generate_ids_inputs
 from model_export.artifact.reloaded import in_session
@@ -75,12 +76,11 @@ def profile(artifact: Path, seconds: float = SECONDS, on_progress: OnProgress = 
     manifest = _read(assets / MANIFEST_ASSET)
     if not os.access(assets, os.W_OK):
         raise ProfilingError(f"{assets} cannot be written: the profile would have no place")
-    sources = [case.source_ids for case in manifest.certificate.cases] if manifest.certificate else []
-    if not sources:
+    if manifest.certificate is None or not manifest.certificate.cases:
         raise ProfilingError(f"{artifact} has no golden cases, whose texts would be read: export it anew")
     on_progress(STAGES[0], 0, 0)
     with in_session(artifact, THREADS) as signatures:
-        timer = _Timer(signatures["generate_ids"], manifest, sources)
+        timer = _Timer(signatures["generate_ids"], manifest)
         timed = _time_calls(timer, grid(manifest.limits), seconds, on_progress)
     if len({each.call.rows for each in timed}) == 1:
         raise ProfilingError(f"{seconds:g} seconds are not enough for more than one size of a batch: give more")
@@ -114,15 +114,12 @@ def rows_positions(call: ProfiledCall) -> int:
 class _Timer:
     """Runs calls of any shape on real tokens, and tells the seconds of processor that each took."""
 
-    def __init__(self, signature: Signature, manifest: Manifest, sources: Sequence[tuple[int, ...]]) -> None:
-        framing = manifest.framing
-        end = -len(framing.source_suffix) or None
+    def __init__(self, signature: Signature, manifest: Manifest) -> None:
         self._signature = signature
-        self._framing = framing
-        self._tokens = [token for source in sources for token in source[len(framing.source_prefix) : end]]
+        self._manifest = manifest
 
     def __call__(self, call: ProfiledCall) -> float:
-        inputs = generate_ids_inputs([self._row(call, number) for number in range(call.rows)])
+        inputs = call_inputs(call, self._manifest)
         started = time.process_time()
         outputs = self._signature(inputs)
         seconds = time.process_time() - started
@@ -131,12 +128,23 @@ class _Timer:
             raise ProfilingError(f"the model answers with {max(lengths)} tokens where {call.new_tokens} are asked for")
         return seconds
 
-    def _row(self, call: ProfiledCall, number: int) -> Row:
-        before, behind = self._framing.source_prefix, self._framing.source_suffix
-        body = itertools.islice(itertools.cycle(self._tokens), number * call.source_tokens, None)
-        ids = (*before, *itertools.islice(body, max(0, call.source_tokens - len(before) - len(behind))), *behind)
-        options = dict.fromkeys(("max_new_tokens", "min_new_tokens"), call.new_tokens)
-        return Row("", ids, {"beam_size": call.beam_size, **options})
+
+def call_inputs(call: ProfiledCall, manifest: Manifest) -> dict[str, NDArray[Any]]:
+    """Inputs of ``generate_ids`` that make it such a call: golden tokens over and over, each row from another one on.
+
+    ``manifest`` has a certificate.
+    """
+    assert manifest.certificate is not None
+    before, behind = manifest.framing.source_prefix, manifest.framing.source_suffix
+    end = -len(behind) or None
+    golden = [token for case in manifest.certificate.cases for token in case.source_ids[len(before) : end]]
+    options = {"beam_size": call.beam_size, "max_new_tokens": call.new_tokens, "min_new_tokens": call.new_tokens}
+    size = max(0, call.source_tokens - len(before) - len(behind))
+    bodies = [
+        itertools.islice(itertools.cycle(golden), first, first + size)
+        for first in range(0, call.rows * call.source_tokens, call.source_tokens)
+    ]
+    return generate_ids_inputs([Row("", (*before, *body, *behind), options) for body in bodies])
 
 
 def _time_calls(

@@ -6,7 +6,6 @@ import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -15,16 +14,31 @@ from model_export import profiling
 from model_export.contract import (
     ASSETS_FOLDER,
     MANIFEST_ASSET,
+    Certificate,
+    GoldenCase,
     Limits,
     Manifest,
     Profile,
     ProfiledCall,
     cpu_name,
 )
-from model_export.profiling import MOST_POSITIONS, ROUNDS, STAGES, ProfilingError, add_profile, grid, profile
+from model_export.profiling import (
+    MOST_POSITIONS,
+    ROUNDS,
+    STAGES,
+    ProfilingError,
+    add_profile,
+    call_inputs,
+    grid,
+    profile,
+)
+from service.backends.scripted import scripted_manifest
 
 MANIFEST = f"{ASSETS_FOLDER}/{MANIFEST_ASSET}"
 LIMITS = Limits(max_source_tokens=256, max_target_tokens=256, max_beam_size=8, default_max_new_tokens=128)
+
+GOLDEN = GoldenCase("", "", (5, 6, 3), {}, (), (), (), (), ())
+MANIFEST_OF_ONE = replace(scripted_manifest("echo"), certificate=Certificate(0.0, 0.0, (GOLDEN,)))
 
 
 def positions(call: ProfiledCall) -> int:
@@ -134,33 +148,24 @@ def test_a_profile_says_where_and_what(profiled: tuple[Path, Manifest, Profile])
     assert 0.0 < by_rows[1] < by_rows[64] < 64 * by_rows[1]
 
 
-def test_a_model_that_cannot_be_held_to_a_length_is_not_profiled(profiled: tuple[Path, Manifest, Profile]) -> None:
-    _, before, _ = profiled
-
+def test_a_model_that_cannot_be_held_to_a_length_is_not_profiled() -> None:
     def signature(inputs: object) -> dict[str, object]:
         return {"lengths": np.array([[7]])}
 
-    timer = profiling._Timer(signature, before, [(5, 6, 3)])
+    timer = profiling._Timer(signature, MANIFEST_OF_ONE)
     with pytest.raises(ProfilingError, match="answers with 7 tokens where 8 are asked for"):
         timer(ProfiledCall(1, 8, 8, 1, 0.0))
 
 
-def test_sources_are_golden_tokens_of_the_length_asked_for_in_their_frame(
-    profiled: tuple[Path, Manifest, Profile],
-) -> None:
-    _, before, _ = profiled
-    seen: dict[str, Any] = {}
-
-    def signature(inputs: dict[str, object]) -> dict[str, object]:
-        seen.update(inputs)
-        return {"lengths": np.full([3, 4], 5)}
-
-    profiling._Timer(signature, before, [(5, 6, 3), (7, 3)])(ProfiledCall(3, 5, 5, 4, 0.0))
-    assert seen["source_ids"].tolist() == [[5, 6, 7, 5, 3], [7, 5, 6, 7, 3], [6, 7, 5, 6, 3]]
-    assert seen["source_lengths"].tolist() == [5, 5, 5]
+def test_sources_are_golden_tokens_of_the_length_asked_for_in_their_frame() -> None:
+    cases = tuple(replace(GOLDEN, source_ids=ids) for ids in ((5, 6, 3), (7, 3)))
+    manifest = replace(MANIFEST_OF_ONE, certificate=Certificate(0.0, 0.0, cases))
+    inputs = call_inputs(ProfiledCall(3, 5, 6, 4, 0.0), manifest)
+    assert inputs["source_ids"].tolist() == [[5, 6, 7, 5, 3], [7, 5, 6, 7, 3], [6, 7, 5, 6, 3]]
+    assert inputs["source_lengths"].tolist() == [5, 5, 5]
     for option in ("min_new_tokens", "max_new_tokens"):
-        assert seen[option].tolist() == [5, 5, 5]
-    assert seen["beam_size"].tolist() == [4, 4, 4]
+        assert inputs[option].tolist() == [6, 6, 6]
+    assert inputs["beam_size"].tolist() == [4, 4, 4]
 
 
 # --- what cannot be profiled ------------------------------------------------------------------------------------------
@@ -175,31 +180,25 @@ def test_what_is_no_artifact_is_refused(tmp_path: Path) -> None:
         profile(tmp_path)
 
 
-def manifest_in(folder: Path, profiled: tuple[Path, Manifest, Profile], **changed: object) -> Path:
+def manifest_in(folder: Path, **changed: object) -> Path:
     (folder / ASSETS_FOLDER).mkdir()
-    (folder / MANIFEST).write_text(replace(profiled[1], **changed).to_json(), encoding="utf-8")
+    (folder / MANIFEST).write_text(replace(MANIFEST_OF_ONE, **changed).to_json(), encoding="utf-8")
     return folder
 
 
-def test_without_golden_cases_there_is_nothing_to_read(
-    tmp_path: Path, profiled: tuple[Path, Manifest, Profile]
-) -> None:
+def test_without_golden_cases_there_is_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(ProfilingError, match="has no golden cases"):
-        profile(manifest_in(tmp_path, profiled, certificate=None))
+        profile(manifest_in(tmp_path, certificate=None))
 
 
-def test_where_it_cannot_be_written_nothing_is_timed(
-    tmp_path: Path, profiled: tuple[Path, Manifest, Profile], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_it_cannot_be_written_nothing_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # the superuser may write anywhere
     with pytest.raises(ProfilingError, match="cannot be written"):
-        profile(manifest_in(tmp_path, profiled))
+        profile(manifest_in(tmp_path))
 
 
-def test_a_manifest_is_replaced_whole_or_not_at_all(
-    tmp_path: Path, profiled: tuple[Path, Manifest, Profile], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    artifact = manifest_in(tmp_path, profiled)
+def test_a_manifest_is_replaced_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    artifact = manifest_in(tmp_path)
     before = (artifact / MANIFEST).read_bytes()
 
     def broken(descriptor: int) -> None:
@@ -207,6 +206,6 @@ def test_a_manifest_is_replaced_whole_or_not_at_all(
 
     monkeypatch.setattr(os, "fsync", broken)
     with pytest.raises(OSError, match="the disk is full"):
-        add_profile(artifact, profiled[2])
+        add_profile(artifact, Profile("a CPU", 1, "2.21.0", ()))
     assert [path.name for path in (artifact / ASSETS_FOLDER).iterdir()] == [MANIFEST_ASSET]
     assert (artifact / MANIFEST).read_bytes() == before
