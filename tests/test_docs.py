@@ -18,6 +18,7 @@ import yaml
 from model_export.cli import app as export_app
 from model_export.config import load_config
 from service.cli import app as serve_app
+from service.settings import Settings
 from tests.support.rest_client import rest_server
 from tests.support.server_process import server_process
 
@@ -105,6 +106,23 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
     assert len(pages) >= 4
     assert [page.name for page in pages if f"](docs/{page.name})" not in README] == []
+
+
+def test_tf_serving_is_started_with_the_flags_that_are_kept_for_it() -> None:
+    """``docker/tf-serving.flags`` is what composes and manifests start it with, and the page explains it."""
+    flags = (REPOSITORY / "docker" / "tf-serving.flags").read_text(encoding="utf-8").splitlines()
+    page = (REPOSITORY / "docs" / "tf-serving.md").read_text(encoding="utf-8")
+    (shown,) = [block for block in blocks(page, "sh") if block.startswith("tensorflow_model_server")]
+    cores = Settings.model_fields["tf_serving_concurrent_runs"].default
+
+    assert shlex.split(shown.replace("\\\n", " "))[1:] == [
+        "--port=8500",
+        "--model_config_file=/etc/models.config",
+        *flags,
+    ]
+    assert f"--tensorflow_intra_op_parallelism={Settings.model_fields['intra_op_threads'].default}" in flags
+    assert f"--tensorflow_inter_op_parallelism={cores}" in flags
+    assert [flag for flag in flags if f"`{flag.partition('=')[0]}" not in page] == []
 
 
 def test_decisions_are_numbered_without_a_gap() -> None:

@@ -199,6 +199,8 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--max_num_load_retries", type=int, default=5)
     parser.add_argument("--load_retry_interval_micros", type=int, default=60_000_000)
     parser.add_argument("--grpc_max_threads", type=int, default=4 * (os.cpu_count() or 1))
+    parser.add_argument("--tensorflow_intra_op_parallelism", type=int, default=0)
+    parser.add_argument("--tensorflow_inter_op_parallelism", type=int, default=0)
     for name, default in (
         ("allow_version_labels_for_unavailable_models", False),
         ("enable_model_warmup", True),
@@ -221,6 +223,9 @@ def _boolean(text: str) -> bool:
 def main(arguments: Sequence[str]) -> None:
     options = parse_flags(arguments)
     parent = os.getppid()
+    # Where sessions say nothing, TensorFlow asks these when it makes its threads; 0: as many as there are cores.
+    os.environ["TF_NUM_INTRAOP_THREADS"] = str(options.tensorflow_intra_op_parallelism)
+    os.environ["TF_NUM_INTEROP_THREADS"] = str(options.tensorflow_inter_op_parallelism)
     if options.tensorflow_text:  # stock images link its ops
         import tensorflow_text  # noqa: F401
     try:
