@@ -25,6 +25,7 @@ ASSETS_FOLDER: Final = "assets"
 WARMUP_RECORDS: Final = "assets.extra/tf_serving_warmup_requests"
 MINIMUM_GOLDEN_CASES: Final = 16
 """A certificate with fewer proves too little."""
+_CPUINFO = "/proc/cpuinfo"
 
 
 class ContractError(ValueError):
@@ -324,12 +325,38 @@ class Manifest:
 
 def cpu_name() -> str:
     """What this machine calls its processor, such as ``AMD EPYC 9654``: measured times hold for one of this name."""
+    return _of_cpu("model name") or platform.processor() or platform.machine()
+
+
+def cpu_flags() -> frozenset[str] | None:
+    """Features of this machine's processor as Linux names them; None where nobody tells, none for other than x86-64."""
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        return frozenset()
+    flags = _of_cpu("flags")
+    return frozenset(flags.split()) if flags else None
+
+
+def unsupported_here(dtype: str, features: CpuFeatures) -> str | None:
+    """Why this machine cannot run an artifact of this dtype; None if it can, or if it does not tell."""
+    flags = cpu_flags()
+    missing = [] if flags is None else [name for name in features.required if name not in flags]
+    if not missing:
+        return None
+    machine = " ".join(dict.fromkeys((cpu_name(), platform.machine())))
+    return (
+        f"this machine has no kernel for {dtype}: its processor ({machine}) lacks {', '.join(missing)}; "
+        "what `malgil-export export --dtype float32` writes runs here"
+    )
+
+
+def _of_cpu(key: str) -> str:
+    """What Linux says of the first processor that it says it of; empty where it is silent."""
     try:
-        with open("/proc/cpuinfo", encoding="utf-8", errors="replace") as lines:
-            named = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+        with open(_CPUINFO, encoding="utf-8", errors="replace") as lines:
+            told = [line.partition(":")[2].strip() for line in lines if line.partition(":")[0].strip() == key]
     except OSError:
-        named = []
-    return next(filter(None, named), platform.processor() or platform.machine())
+        return ""
+    return next(filter(None, told), "")
 
 
 def sha256(data: bytes) -> str:

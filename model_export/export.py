@@ -14,6 +14,7 @@ from model_export.artifact.calls import Signature, on_arrays
 from model_export.artifact.golden_texts import golden_texts
 from model_export.artifact.goldens import NOISE, NoisyStep, make_certificate, plain_rows
 from model_export.artifact.goldens import STAGE as CERTIFYING
+from model_export.artifact.machine import check_machine
 from model_export.artifact.reloaded import quick_first_calls, read_meta_graph, required_ops
 from model_export.artifact.serving_module import FRAMING, SPECIAL_IDS, ServingModule
 from model_export.artifact.versions import model_folder, publish, staging_folder
@@ -82,12 +83,14 @@ def export_model(
 
     Raises:
         ValueError: scales for another dtype than int8.
+        MachineError: this machine has no kernel for ``dtype``, so that nothing could be certified.
         VersionError: the name or version cannot be used.
         ExportError: the reloaded artifact differs from the live model.
         GoldenError: the model's answers are not robust enough to certify.
     """
     if scales is not None and dtype != "int8":
         raise ValueError(f"static scales are for int8, not for {dtype}")
+    check_machine(dtype, CPU_FEATURES[dtype])
     folder = model_folder(root, name, version)
     wanted = _Wanted(name, IDS_ONLY if ids_only else tuple(SIGNATURES), dtype, scales)
     with staging_folder(folder) as staging, quick_first_calls():

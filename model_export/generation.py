@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from model_export.artifact.by_ids import by_ids
 from model_export.artifact.calls import Answer, Arrays, Row, Signature, generate_inputs, on_arrays, read_answers
+from model_export.artifact.machine import check_machine
 from model_export.artifact.reloaded import loaded, quick_first_calls
 from model_export.artifact.serving_module import ServingModule
 from model_export.config import UserError
@@ -42,11 +43,14 @@ def opened(model: Path) -> Iterator[OpenedModel]:
 
     Raises:
         TrainedModelError: the folder is neither.
+        MachineError: this machine has no kernel for the artifact.
         GenerationError: by its ``score``, which the artifact does not have.
     """
     if (model / ASSETS_FOLDER / MANIFEST_ASSET).is_file():
+        manifest = Manifest.from_json((model / ASSETS_FOLDER / MANIFEST_ASSET).read_bytes())
+        check_machine(manifest.dtype, manifest.cpu_features)
         with quick_first_calls(), loaded(model) as signatures:
-            yield _opened_artifact(model, signatures)
+            yield _opened_artifact(model, manifest, signatures)
         return
     trained = load_trained_model(model)
     with tempfile.TemporaryDirectory() as assets:
@@ -62,12 +66,10 @@ def opened(model: Path) -> Iterator[OpenedModel]:
         yield OpenedModel(**{name: _traced_when_called(module, name) for name in ("generate", "score")})
 
 
-def _opened_artifact(artifact: Path, signatures: Mapping[str, Signature]) -> OpenedModel:
+def _opened_artifact(artifact: Path, manifest: Manifest, signatures: Mapping[str, Signature]) -> OpenedModel:
     found = dict(signatures)
     if "generate" not in found:
-        assets = artifact / ASSETS_FOLDER
-        manifest = Manifest.from_json((assets / MANIFEST_ASSET).read_bytes())
-        found |= by_ids(found, manifest, (assets / TOKENIZER_ASSET).read_bytes())
+        found |= by_ids(found, manifest, (artifact / ASSETS_FOLDER / TOKENIZER_ASSET).read_bytes())
 
     def no_score(inputs: Arrays) -> Arrays:
         raise GenerationError(f"{artifact} cannot score, as it was exported by an earlier version: export it anew")

@@ -17,6 +17,7 @@ from typing import Any, Final
 import tensorflow as tf
 
 from model_export.artifact.calls import Arrays, Signature, text_array
+from model_export.artifact.machine import check_machine
 from model_export.artifact.reloaded import (
     in_session,
     loaded,
@@ -85,6 +86,7 @@ def verify(artifact: Path, on_progress: OnProgress = silent) -> VerificationRepo
 
     Raises:
         VerifyError: the folder is no artifact.
+        MachineError: this machine has no kernel for it.
     """
     manifest_file = artifact / ASSETS_FOLDER / MANIFEST_ASSET
     if not manifest_file.is_file():
@@ -95,6 +97,7 @@ def verify(artifact: Path, on_progress: OnProgress = silent) -> VerificationRepo
     except ContractError as error:
         files.equal("", MANIFEST_ASSET, "contents", "a manifest", str(error))
         return VerificationReport(artifact, 0, files.checks, tuple(files.differences))
+    check_machine(manifest.dtype, manifest.cpu_features)
     _attempt(files, _check_files, artifact, manifest, files)
     answered = _FirstAnswers(on_progress, len(RUNTIMES) * len(manifest.signatures))
 

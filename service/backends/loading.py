@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from model_export.contract import SIGNATURES, Manifest
 from service import certificate
 from service.backend import Arrays
+from service.backends.cpu import check_machine
 from service.backends.model_folders import Fingerprint, fingerprint
 from service.backends.saved_model import SavedModel
 from service.backends.signatures import check_inputs, check_outputs
@@ -81,6 +82,7 @@ class Loader:
         self._runs.shutdown()
 
     def _load(self, folder: Path, expected: Fingerprint) -> LoadedVersion:
+        check_machine(folder)
         model = self._open(folder)
         self._loading.add(model)
         try:

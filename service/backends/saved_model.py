@@ -14,7 +14,7 @@ import gc
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,6 +118,18 @@ class SavedModel:
         """Free the session; runs that still go on end with BackendUnavailable."""
         self._session.close()
         gc.collect()  # of graphs closed before: their operations refer to each other, and hold what TensorFlow keeps
+
+
+def unknown_ops(names: Iterable[str]) -> list[str]:
+    """Those of the operations that this TensorFlow does not know.
+
+    Raises:
+        BackendUnavailable: it is not installed.
+    """
+    tensorflow()
+    from tensorflow.python.framework import op_def_registry  # noqa: PLC0415  tf.raw_ops has no private operations
+
+    return [name for name in names if op_def_registry.get(name) is None]
 
 
 def one_line(error: BaseException, limit: int = 300) -> str:

@@ -17,8 +17,10 @@ from model_export.contract import (
     OPTIONS,
     SIGNATURES,
     SUPPORTED_OPTIONS,
+    Calibration,
     Certificate,
     ContractError,
+    CpuFeatures,
     FinishReason,
     Framing,
     GoldenCase,
@@ -169,10 +171,25 @@ def test_round_trip_gives_an_equal_manifest() -> None:
     assert Manifest.from_json(MANIFEST.to_json().encode()) == MANIFEST
 
 
+def test_round_trip_of_a_calibrated_dtype() -> None:
+    int8 = replace(
+        MANIFEST, cpu_features=CpuFeatures(("avx512f",), ("amx_bf16",)), calibration=Calibration("pairs.tsv", "00ff", 7)
+    )
+
+    assert Manifest.from_json(int8.to_json()) == int8
+
+
 def test_round_trip_without_the_optional_parts() -> None:
     bare = replace(MANIFEST, certificate=None, profile=None)
 
     assert Manifest.from_json(bare.to_json()) == bare
+
+
+@pytest.mark.parametrize("field", ["cpu_features", "calibration"])
+def test_what_older_manifests_lack_is_what_it_was_then(field: str) -> None:
+    older = Manifest.from_json(changed(lambda raw: raw.pop(field)))
+
+    assert older == replace(MANIFEST, cpu_features=CpuFeatures((), ()), calibration=None)
 
 
 def test_json_is_readable_and_stable() -> None:
@@ -262,6 +279,38 @@ def test_json_that_is_no_object_is_refused(text: str) -> None:
 
 def test_the_cpu_has_the_same_name_each_time() -> None:
     assert contract.cpu_name() == contract.cpu_name() != ""
+
+
+@pytest.fixture
+def cpuinfo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What Linux says of the processor, to be written."""
+    monkeypatch.setattr(contract, "_CPUINFO", str(tmp_path / "cpuinfo"))
+    monkeypatch.setattr(contract.platform, "machine", lambda: "x86_64")
+    return tmp_path / "cpuinfo"
+
+
+def test_the_flags_of_the_cpu_are_those_of_its_first_core(cpuinfo: Path) -> None:
+    cpuinfo.write_text("model name : A\nvmx flags : ept\nflags\t\t: fpu avx2\n\nmodel name : B\nflags : fpu\n")
+
+    assert contract.cpu_flags() == {"fpu", "avx2"}
+    assert contract.cpu_name() == "A"
+
+
+def test_a_cpu_that_tells_nothing_is_given_the_benefit_of_the_doubt(cpuinfo: Path) -> None:
+    assert not cpuinfo.exists()
+    assert contract.cpu_flags() is None
+    assert contract.unsupported_here("int8", CpuFeatures(("avx512f",))) is None
+
+
+def test_a_cpu_of_another_kind_has_no_feature(cpuinfo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpuinfo.write_text("processor : 0\nFeatures : fp asimd bf16\n")
+    monkeypatch.setattr(contract.platform, "machine", lambda: "aarch64")
+
+    assert contract.cpu_flags() == frozenset()
+    assert contract.unsupported_here("float32", CpuFeatures()) is None
+    reason = contract.unsupported_here("bfloat16", CpuFeatures(("avx512f", "avx512bw")))
+    assert reason is not None
+    assert "aarch64) lacks avx512f, avx512bw; what `malgil-export export --dtype float32` writes runs here" in reason
 
 
 def test_sha256_of_nothing() -> None:

@@ -17,9 +17,11 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from model_export.artifact.calls import Signature
+from model_export.artifact.machine import MachineError
 from model_export.artifact.reloaded import in_session
 from model_export.artifact.replay import Comparison, replay_certificate
-from model_export.contract import IDS_ONLY, SIGNATURES, Certificate, Manifest
+from model_export.contract import IDS_ONLY, SIGNATURES, Certificate, CpuFeatures, Manifest
+from model_export.generation import opened
 from model_export.text.tokenizers import EOS_ID
 from model_export.verify import VerificationReport, VerifyError, verify
 from tests.support.tiny_models import CORPUS, VOCABULARY_SIZE, tiny_tokenizer
@@ -41,6 +43,11 @@ def manifest_of(artifact: Path) -> Manifest:
 
 
 Replay = Callable[[Certificate], Comparison]
+
+
+def ask_of_the_processor(artifact: Path, feature: str) -> None:
+    manifest = replace(manifest_of(artifact), cpu_features=CpuFeatures((feature,)))
+    (artifact / "assets" / "manifest.json").write_text(manifest.to_json(), encoding="utf-8")
 
 
 def found(report: VerificationReport) -> set[tuple[str, str, str, str]]:
@@ -237,3 +244,13 @@ def test_a_refused_case_is_a_difference(replayed: tuple[Replay, Certificate]) ->
     failed = [item for item in comparison.differences if item.field == "call"]
     assert {item.signature for item in failed} == {"generate", "generate_ids"}
     assert "num_hypotheses must be 1..beam_size" in failed[0].got
+
+
+@pytest.mark.parametrize("run", [verify, lambda artifact: opened(artifact).__enter__()])
+def test_an_artifact_for_another_processor_is_refused_before_any_work(
+    run: Callable[[Path], object], artifact: Path
+) -> None:
+    ask_of_the_processor(artifact, "imaginary_vnni")
+    (artifact / "saved_model.pb").unlink()
+    with pytest.raises(MachineError, match=r"no kernel for float32: its processor .* lacks imaginary_vnni"):
+        run(artifact)

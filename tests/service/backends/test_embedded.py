@@ -20,6 +20,7 @@ from service.backends.embedded import EmbeddedBackend, _Model, _Serving
 from service.errors import BackendFailed, BackendUnavailable, DeadlineExceeded, ModelNotFound
 
 REASONS = {
+    8: "no kernel for float32: its processor .* lacks imaginary_vnni; what `malgil-export export",
     7: "signature 'generate_ids'",
     6: "saved_model.pb is missing",
     5: "could not be loaded",
@@ -41,6 +42,10 @@ def root(artifact_root, tmp_path_factory):
     _edit_manifest(assets[2], lambda manifest: manifest["certificate"]["cases"][0].update(scores=[1.0]))
     (assets[3] / TOKENIZER_ASSET).write_bytes((assets[3] / TOKENIZER_ASSET).read_bytes() + b"\0")
     _edit_manifest(assets[4], lambda manifest: manifest.update(format_version=99))
+    _edit_manifest(
+        Path(shutil.copytree(good, root / "tiny" / "8")) / ASSETS_FOLDER,
+        lambda manifest: manifest["cpu_features"].update(required=["imaginary_vnni"]),
+    )
     (root / "tiny" / "5").mkdir()
     (root / "tiny" / "5" / "saved_model.pb").write_bytes(b"not a graph")
     (root / "tiny" / "6").mkdir()
