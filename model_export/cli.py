@@ -14,6 +14,7 @@ from rich.console import Console
 
 from model_export.console import Debug, decoding_flags, one_line_errors, progress_console
 from model_export.evaluation.command import evaluate
+from model_export.export_command import export
 from model_export.startup import load_tensorflow
 from model_export.text.progress import shown
 
@@ -108,40 +109,6 @@ def _parse_settings(settings: list[str]) -> dict[str, Any]:
         except yaml.YAMLError as error:
             raise typer.BadParameter(f"{setting!r}: the value is not YAML", param_hint="'--set'") from error
     return overrides
-
-
-@app.command()
-@one_line_errors
-def export(
-    model: Annotated[Path, ExistingFolder],
-    to: Annotated[Path, typer.Option(metavar="ROOT", help="The folder of all exported models.", show_default=False)],
-    name: Annotated[str | None, typer.Option(help="The model's name; the folder's by default.")] = None,
-    model_version: Annotated[
-        int | None, typer.Option("--version", min=1, help="The version; the next free integer by default.")
-    ] = None,
-    ids_only: Annotated[
-        bool, typer.Option("--ids-only", help="No TF Text in the graph, for servers without it; Malgil tokenizes.")
-    ] = False,
-    debug: Debug = False,
-) -> None:
-    """Export a trained model to ROOT/NAME/VERSION, a SavedModel for TF Serving and `malgil serve`.
-
-    The artifact is verified before it appears under its name.
-
-    \b
-    Examples:
-      malgil-export export models/en-fr --to build/models
-      malgil-export export runs/mine --to build/models --name mine --version 3
-    """
-    load_tensorflow()
-    from model_export.export import export_model
-    from model_export.trained_model import load_trained_model
-
-    with shown(progress_console) as on_progress:
-        on_progress("reading the model", 0, 0)
-        trained = load_trained_model(model)
-        artifact = export_model(trained, to, name or model.resolve().name, model_version, on_progress, ids_only)
-    typer.echo(f"{artifact}")
 
 
 @app.command()
@@ -256,6 +223,7 @@ def generate(
                 _print_answer(text, answer, as_json)
 
 
+app.command()(export)
 app.command()(evaluate)
 
 

@@ -16,7 +16,7 @@ import platform
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
-from typing import Any, Final, Union, get_args, get_origin, get_type_hints
+from typing import Any, Final, Literal, Union, get_args, get_origin, get_type_hints
 
 FORMAT_VERSION: Final = 1
 MANIFEST_ASSET: Final = "manifest.json"
@@ -25,6 +25,9 @@ ASSETS_FOLDER: Final = "assets"
 WARMUP_RECORDS: Final = "assets.extra/tf_serving_warmup_requests"
 MINIMUM_GOLDEN_CASES: Final = 16
 """A certificate with fewer proves too little."""
+Dtype = Literal["float32", "bfloat16", "int8"]
+DTYPES: Final[tuple[Dtype, ...]] = ("float32", "bfloat16", "int8")
+"""What the linear layers of an artifact may be stored and computed in."""
 _CPUINFO = "/proc/cpuinfo"
 
 

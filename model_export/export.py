@@ -29,12 +29,13 @@ from model_export.contract import (
     SUPPORTED_OPTIONS,
     TOKENIZER_ASSET,
     CpuFeatures,
+    Dtype,
     Limits,
     Manifest,
     TokenizerInfo,
     sha256,
 )
-from model_export.models.kernels import Dtype, Precision
+from model_export.models.kernels import Precision
 from model_export.text.progress import OnProgress, silent
 from model_export.text.tokenizers import SentencePieceTokenizer
 from model_export.trained_model import TrainedModel
@@ -90,7 +91,7 @@ def export_model(
     """
     if scales is not None and dtype != "int8":
         raise ValueError(f"static scales are for int8, not for {dtype}")
-    check_machine(dtype, CPU_FEATURES[dtype])
+    check_dtype(dtype)
     folder = model_folder(root, name, version)
     wanted = _Wanted(name, IDS_ONLY if ids_only else tuple(SIGNATURES), dtype, scales)
     with staging_folder(folder) as staging, quick_first_calls():
@@ -100,6 +101,15 @@ def export_model(
             shown = "; ".join(str(difference) for difference in report.differences[:3])
             raise ExportError(f"the exported graph differs in {len(report.differences)} places: {shown}")
         return publish(staging, folder, version)
+
+
+def check_dtype(dtype: Dtype) -> None:
+    """Whether this machine can export it: what is written is run to certify it.
+
+    Raises:
+        MachineError: it has no kernel for ``dtype``.
+    """
+    check_machine(dtype, CPU_FEATURES[dtype])
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,12 +27,12 @@ from model_export.config import UserError
 from model_export.contract import (
     MINIMUM_GOLDEN_CASES,
     Certificate,
+    Dtype,
     FinishReason,
     GoldenCase,
     Limits,
 )
 from model_export.decoding.step import DecoderStep
-from model_export.models.kernels import Dtype
 from model_export.text.progress import OnProgress, silent
 from model_export.text.tokenizers import EOS_ID
 

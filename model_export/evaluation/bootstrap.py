@@ -63,6 +63,14 @@ def compare(
     return [_judged(one, other, column) for (one, other), column in zip(both, resampled.T, strict=True)]
 
 
+def interval(measure: Measure, samples: int = SAMPLES, seed: int = SEED) -> tuple[float, float]:
+    """The 95 % interval of a score, by percentiles of the same resamples as in ``compare``."""
+    rows = _resamples(len(measure.statistics), samples, seed)
+    scores = [measure.score_of(measure.statistics[chosen].sum(axis=0)) for chosen in rows]
+    low, high = np.nanpercentile(scores, [2.5, 97.5])
+    return float(low), float(high)
+
+
 def _resamples(sources: int, samples: int, seed: int) -> Iterator[NDArray[np.int64]]:
     """So many sources each, drawn with replacement: the very ones that sacrebleu draws with this seed."""
     generator = np.random.default_rng(seed)

@@ -93,7 +93,7 @@ def tables(facts: Facts) -> list[Table]:
 def notes(facts: Facts) -> list[str]:
     """What has to be known to read the tables."""
     data = facts["data"]
-    lines = [f"{_heading(name)}: {signature}" for name, signature in facts["signatures"].items()]
+    lines = [f"{figure_heading(name)}: {signature}" for name, signature in facts["signatures"].items()]
     counts = {
         "sources were too long, and skipped": data["skipped_sources"],
         "targets were too long to be scored, and are references only": data["unscored_pairs"],
@@ -133,7 +133,7 @@ def _overall_table(facts: Facts) -> Table:
     for heading in ("difference", "95 % interval", "p") if "comparison" in facts else ():
         table.add_column(heading, justify="right", no_wrap=True)
     for name in _DIGITS:
-        row = [_heading(name), *(_shown(name, model) for model in models)]
+        row = [figure_heading(name), *(_shown(name, model) for model in models)]
         if name in differences:
             row += _difference_cells(differences[name], _DIGITS[name])
         table.add_row(*row)
@@ -152,7 +152,7 @@ def _difference_cells(found: Facts, digits: int) -> list[str]:
 def _bucket_table(facts: Facts) -> Table:
     models = facts["models"]
     table = Table(title="by source tokens", show_lines=len(models) > 1)
-    for heading in ("tokens", "sources", *map(_heading, _OF_BUCKETS)):
+    for heading in ("tokens", "sources", *map(figure_heading, _OF_BUCKETS)):
         table.add_column(heading, justify="right")
     for buckets in zip(*(model["buckets"] for model in models), strict=True):
         first = buckets[0]
@@ -162,7 +162,8 @@ def _bucket_table(facts: Facts) -> Table:
     return table
 
 
-def _heading(name: str) -> str:
+def figure_heading(name: str) -> str:
+    """What tables call a figure."""
     return _HEADINGS.get(name, name.replace("_", " "))
 
 

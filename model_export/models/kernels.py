@@ -18,7 +18,6 @@ from tensorflow.core.framework import attr_value_pb2
 from model_export.contract import Dtype
 
 
-
 class InputRange(NamedTuple):
     """Smallest and largest value that a linear layer was seen to read."""
 

@@ -7,7 +7,8 @@ import pytest
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from model_export.models.kernels import DTYPES, InputRange, LinearWeights, Precision, RangeObserver, pack
+from model_export.contract import DTYPES
+from model_export.models.kernels import InputRange, LinearWeights, Precision, RangeObserver, pack
 
 IN_SIZE = 64
 PRECISIONS = {
