@@ -21,6 +21,7 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from model_export.artifact.calls import Row, Signature, generate_ids_inputs
+from model_export.artifact.machine import check_machine
 from model_export.artifact.reloaded import in_session
 from model_export.config import UserError
 from model_export.contract import (
@@ -70,6 +71,7 @@ def profile(artifact: Path, seconds: float = SECONDS, on_progress: OnProgress = 
         on_progress: called in each of ``STAGES``.
 
     Raises:
+        MachineError: this machine cannot run it.
         ProfilingError: it is no artifact, cannot be written to, or not even two sizes of a batch can be timed.
     """
     assets = artifact / ASSETS_FOLDER
@@ -78,6 +80,7 @@ def profile(artifact: Path, seconds: float = SECONDS, on_progress: OnProgress = 
         raise ProfilingError(f"{assets} cannot be written: the profile would have no place")
     if manifest.certificate is None or not manifest.certificate.cases:
         raise ProfilingError(f"{artifact} has no golden cases, whose texts would be read: export it anew")
+    check_machine(manifest.dtype, manifest.cpu_features)
     on_progress(STAGES[0], 0, 0)
     with in_session(artifact, THREADS) as signatures:
         timer = _Timer(signatures["generate_ids"], manifest)

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model_export import profiling
+from model_export import contract, profiling
+from model_export.artifact.machine import MachineError
 from model_export.contract import (
     ASSETS_FOLDER,
     MANIFEST_ASSET,
     Certificate,
+    CpuFeatures,
     GoldenCase,
     Limits,
     Manifest,
@@ -189,6 +191,12 @@ def manifest_in(folder: Path, **changed: object) -> Path:
 def test_without_golden_cases_there_is_nothing_to_read(tmp_path: Path) -> None:
     with pytest.raises(ProfilingError, match="has no golden cases"):
         profile(manifest_in(tmp_path, certificate=None))
+
+
+def test_what_this_machine_has_no_kernel_for_is_not_tried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(contract, "cpu_flags", lambda: frozenset({"sse2"}))
+    with pytest.raises(MachineError, match="lacks avx512_vnni"):
+        profile(manifest_in(tmp_path, dtype="int8", cpu_features=CpuFeatures(required=("avx512_vnni",))))
 
 
 def test_where_it_cannot_be_written_nothing_is_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
