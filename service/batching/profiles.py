@@ -57,7 +57,8 @@ class Profiles:
     def _expectations(self, version: ModelVersion, manifest: Manifest, profile: Profile) -> dict[int, Expectation]:
         here = self._machine is None or self._machine == Machine(profile.cpu, profile.intra_op_threads)
         found = expectations(profile, manifest.limits.max_beam_size, HERE if here else ELSEWHERE)
-        errors = [abs(error) for each in found.values() for error in each.seconds.errors]
+        measured = {size: found[size] for size in sorted({call.beam_size for call in profile.calls} & found.keys())}
+        errors = [abs(error) for each in measured.values() for error in each.seconds.errors]
         log_event(
             "profile read"
             if here
@@ -68,8 +69,8 @@ class Profiles:
             measured_on=profile.cpu,
             intra_op_threads=profile.intra_op_threads,
             median_error=round(statistics.median(errors), 3) if errors else None,
-            max_batch_rows={beam_size: each.bounds.rows for beam_size, each in found.items()},
-            max_batch_tokens={beam_size: each.bounds.tokens for beam_size, each in found.items()},
+            max_batch_rows={beam_size: each.bounds.rows for beam_size, each in measured.items()},
+            max_batch_tokens={beam_size: each.bounds.tokens for beam_size, each in measured.items()},
         )
         return found
 

@@ -103,11 +103,13 @@ def test_a_profile_of_another_machine_predicts_refuses_nobody_and_is_told_of(
 
 def test_in_the_log_of_a_profile_is_what_follows_from_it(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, "malgil"):
-        costs = costs_of(version_of(profile_of((1,))))
+        costs = costs_of(version_of(profile_of((1, 4))))
     (record,) = caplog.records
     assert record.getMessage() == "profile read"
     assert record.fields["median_error"] < 0.01
-    assert record.fields["max_batch_rows"][1] == costs.bounds(make_row().group).rows
+    bounds = {beam_size: costs.bounds(make_row(beam_size=beam_size).group) for beam_size in (1, 4)}
+    assert record.fields["max_batch_rows"] == {beam_size: each.rows for beam_size, each in bounds.items()}
+    assert record.fields["max_batch_tokens"] == {beam_size: each.tokens for beam_size, each in bounds.items()}
 
 
 def test_batches_grow_as_long_as_a_doubling_is_worth_its_time() -> None:
