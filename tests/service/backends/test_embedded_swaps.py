@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET
+from model_export.contract import ASSETS_FOLDER, MANIFEST_ASSET, Profile, ProfiledCall
+from model_export.profiling import add_profile
 from service.backend import VersionState
 from service.backends.embedded import EmbeddedBackend
 from service.engine import Engine
@@ -118,6 +119,34 @@ def test_versions_are_swapped_under_load_without_one_failed_or_slow_request(arti
             assert swaps == [1, 2, 1]
         slowest_s = max(client.slowest_s for client in clients)
         assert slowest_s < load_s / 2, "a request waited for a version to be loaded"
+
+    (tmp_path / "m").mkdir()
+    asyncio.run(asyncio.wait_for(scenario(), 300))
+
+
+def test_a_version_that_is_profiled_while_it_serves_is_swapped_for_itself(artifacts, tmp_path):
+    measured = Profile("a CPU", 1, "2.21.0", (ProfiledCall(1, 8, 8, 1, 0.1), ProfiledCall(4, 8, 8, 1, 0.2)))
+
+    async def scenario() -> None:
+        _add(artifacts / "tiny-rnn", tmp_path / "m" / "1")
+        backend = _backend(tmp_path)
+        engine = Engine(backend, Settings(max_batch_rows=4), Telemetry())
+        try:
+            await engine.start()
+            client, stop = _Client(engine, 1), asyncio.Event()
+            asking = asyncio.create_task(client.ask(stop))
+            await asyncio.to_thread(add_profile, tmp_path / "m" / "1", measured)
+            while backend.versions()[0].manifest.profile != measured:
+                assert [each.state for each in backend.versions()] == [READY]
+                await asyncio.sleep(0.01)
+            answered = len(client.answers)
+            while len(client.answers) == answered:
+                await asyncio.sleep(0.01)
+            stop.set()
+            await asking  # raises what a request failed with
+        finally:
+            await engine.close()
+        assert len(set(client.answers)) == 1
 
     (tmp_path / "m").mkdir()
     asyncio.run(asyncio.wait_for(scenario(), 300))
