@@ -2,7 +2,8 @@
 
 Each way has a process of its own, since TensorFlow's threads are its process's, and loads the artifact as the embedded
 backend does. The processes take turns: in each round one after the other keeps so many calls running until it has
-answered its share, while the others wait. The result is new tokens a second.
+answered its share, while the others wait. The result is new tokens a second, and tokens for each second of processor:
+the former is what counts on a machine that has nothing else to do, the latter can be trusted on others too.
 
     python -m benchmarks.concurrency [--model build/models/en-fr/1] [--cores 2] [--rounds 9] [--json FILE]
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import operator
 import os
 import statistics
 import tempfile
@@ -113,7 +115,9 @@ def measure(artifact: Path, ways: list[Way], rounds: int) -> dict[ProfiledCall, 
 
 def report(title: str, found: dict[ProfiledCall, dict[Way, Measured]], json_file: Path | None) -> None:
     """A table of medians, and JSON of all."""
-    table = Table("rows", "beam size", "runs x threads", "tokens/s", "times 1 x 1", "cores used", title=title)
+    table = Table(
+        "rows", "beam size", "runs x threads", "tokens/s", "times 1 x 1", "cores used", "tokens / CPU s", title=title
+    )
     for column in table.columns:
         column.justify = "right"
     for shape, by_way in found.items():
@@ -121,7 +125,8 @@ def report(title: str, found: dict[ProfiledCall, dict[Way, Measured]], json_file
         for way, measured in by_way.items():
             rate = statistics.median(measured.tokens_per_s)
             cores = statistics.median(measured.cores)
-            figures = (f"{rate:,.0f}", f"{rate / base:.2f}", f"{cores:.2f}")
+            efficiency = statistics.median(map(operator.truediv, measured.tokens_per_s, measured.cores))
+            figures = (f"{rate:,.0f}", f"{rate / base:.2f}", f"{cores:.2f}", f"{efficiency:,.0f}")
             table.add_row(str(shape.rows), str(shape.beam_size), str(way), *figures)
         table.add_section()
     Console().print(table)
