@@ -30,17 +30,18 @@ Engine = Callable[[Call], Ids]
 def malgil(folder: str) -> Engine:
     """An artifact's ``generate_ids`` in a TF1 session, as TF Serving and the embedded backend run it."""
     from model_export.artifact.calls import Row, generate_ids_inputs
-    from model_export.artifact.reloaded import in_session
     from model_export.contract import FinishReason
+    from service.backends.saved_model import SavedModel
 
-    generate = in_session(Path(folder), threads=1).__enter__()["generate_ids"]  # as long as the process lives
+    model = SavedModel(Path(folder), intra_op_threads=1, inter_op_threads=1)
 
     def call(asked: Call) -> Ids:
         options = {name: getattr(asked, name) for name in ("beam_size", "min_new_tokens", "max_new_tokens")}
-        outputs = generate(generate_ids_inputs([Row("", tuple(ids), options) for ids in asked.sources]))
+        rows = [Row("", tuple(ids), options) for ids in asked.sources]
+        outputs: Any = model.run("generate_ids", generate_ids_inputs(rows))
         ended = outputs["finish_reasons"][:, 0] == FinishReason.EOS_TOKEN
-        rows = zip(outputs["ids"][:, 0], outputs["lengths"][:, 0] - ended, strict=True)
-        return [ids[:length].tolist() for ids, length in rows]
+        best = zip(outputs["ids"][:, 0], outputs["lengths"][:, 0] - ended, strict=True)
+        return [ids[:length].tolist() for ids, length in best]
 
     return call
 
