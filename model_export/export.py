@@ -11,6 +11,7 @@ from typing import Final
 import tensorflow as tf
 
 from model_export.artifact.calls import Signature, on_arrays
+from model_export.artifact.compaction import compact
 from model_export.artifact.golden_texts import golden_texts
 from model_export.artifact.goldens import NOISE, NoisyStep, make_certificate, plain_rows
 from model_export.artifact.goldens import STAGE as CERTIFYING
@@ -141,6 +142,7 @@ def _write_artifact(trained: TrainedModel, staging: Path, wanted: _Wanted, on_pr
         signatures = [key for key in wanted.signatures if key in module.functions]
         saved = module if "tokenize" in signatures else module.without_tokenizer()
         tf.saved_model.save(saved, str(staging), signatures={key: module.functions[key] for key in signatures})
+    compact(staging)
     manifest = _manifest(trained, wanted, limits, tokenizer, signatures)
     manifest = replace(manifest, required_ops=required_ops(read_meta_graph(staging)), certificate=certificate)
     (staging / ASSETS_FOLDER / MANIFEST_ASSET).write_text(manifest.to_json(), encoding="utf-8")

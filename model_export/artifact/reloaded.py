@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import tensorflow as tf
 import tensorflow_text  # noqa: F401  registers the operations of the tokenizer
@@ -14,6 +14,14 @@ from tensorflow.core.protobuf import meta_graph_pb2, saved_model_pb2
 from model_export.artifact.calls import Arrays, Signature, on_arrays
 
 SERVE_TAG = "serve"
+_NEEDLESS: Final = (
+    "arithmetic_optimization",
+    "constant_folding",
+    "implementation_selector",
+    "layout_optimizer",
+    "loop_optimization",
+    "shape_optimization",
+)
 _INIT_SIGNATURE = "__saved_model_init_op"  # TensorFlow's own, in every SavedModel
 
 
@@ -48,17 +56,28 @@ def required_ops(graph: meta_graph_pb2.MetaGraphDef) -> tuple[str, ...]:
 
 @contextmanager
 def quick_first_calls() -> Iterator[None]:
-    """While entered, functions are not constant-folded when they are first called, which halves the time of that.
-
-    Our graphs have next to no constants to fold: later calls are as fast (docs/decisions/0016).
-    """
-    option = "constant_folding"
-    before = tf.config.optimizer.get_experimental_options().get(option, True)
-    tf.config.optimizer.set_experimental_options({option: False})
+    """While entered, functions are optimized no more than ``optimize_lightly`` does when they are first called."""
+    before = tf.config.optimizer.get_experimental_options()
+    tf.config.optimizer.set_experimental_options(dict.fromkeys((*_NEEDLESS, "remapping"), False))
     try:
         yield
     finally:
-        tf.config.optimizer.set_experimental_options({option: before})
+        tf.config.optimizer.set_experimental_options(
+            {name: before.get(name, True) for name in (*_NEEDLESS, "remapping")}
+        )
+
+
+def optimize_lightly(config: tf.compat.v1.ConfigProto) -> None:
+    """Leave out what takes most of the time of a session's first calls and makes no later one faster.
+
+    Measured in docs/decisions/0021. ``service/backends/saved_model.py`` does the same.
+    """
+    options = config.graph_options.rewrite_options
+    for name in (*_NEEDLESS, "common_subgraph_elimination"):
+        setattr(options, name, options.OFF)
+    options.memory_optimization = options.NO_MEM_OPT
+    options.meta_optimizer_iterations = options.ONE
+    options.disable_tfg_optimizer = True
 
 
 @contextmanager
@@ -75,8 +94,7 @@ def in_session(artifact: Path, threads: int = 0) -> Iterator[Mapping[str, Signat
     TensorFlow has its threads for the whole process: what its first session asks for holds for the others.
     """
     config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=threads, inter_op_parallelism_threads=threads)
-    optimizations = config.graph_options.rewrite_options
-    optimizations.constant_folding = optimizations.OFF  # see quick_first_calls
+    optimize_lightly(config)
     session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
     try:
         with session.graph.as_default():  # no longer than this: whoever uses the signatures may work eagerly

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,15 @@ from service.backend import Arrays
 from service.errors import BackendFailed, BackendUnavailable, DeadlineExceeded
 
 _SERVING_TAG = "serve"
+_NEEDLESS_OPTIMIZATIONS: Final = (
+    "arithmetic_optimization",
+    "common_subgraph_elimination",  # the export has merged what is equal
+    "constant_folding",
+    "implementation_selector",
+    "layout_optimizer",
+    "loop_optimization",
+    "shape_optimization",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +61,7 @@ class SavedModel:
         config = tf.compat.v1.ConfigProto(
             intra_op_parallelism_threads=intra_op_threads, inter_op_parallelism_threads=inter_op_threads
         )
-        # It takes half of the time of a signature's first call (docs/decisions/0016), and no later one is faster.
-        optimizations = config.graph_options.rewrite_options
-        optimizations.constant_folding = optimizations.OFF
+        _optimize_lightly(config)
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
             with self._session.graph.as_default():
@@ -118,6 +125,19 @@ class SavedModel:
         """Free the session; runs that still go on end with BackendUnavailable."""
         self._session.close()
         gc.collect()  # of graphs closed before: their operations refer to each other, and hold what TensorFlow keeps
+
+
+def _optimize_lightly(config: Any) -> None:
+    """Leave out what takes most of the time of first calls and makes no later one faster.
+
+    Measured in docs/decisions/0021. What fuses operations (remapping), inlines functions and drops the unused stays.
+    """
+    options = config.graph_options.rewrite_options
+    for name in _NEEDLESS_OPTIMIZATIONS:
+        setattr(options, name, options.OFF)
+    options.memory_optimization = options.NO_MEM_OPT
+    options.meta_optimizer_iterations = options.ONE
+    options.disable_tfg_optimizer = True
 
 
 def unknown_ops(names: Iterable[str]) -> list[str]:

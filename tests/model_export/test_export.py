@@ -34,7 +34,6 @@ def test_the_artifact_is_all_there_and_nothing_else_is_left(artifact: Path) -> N
     files = {str(path.relative_to(artifact)) for path in artifact.rglob("*") if path.is_file()}
     assert files == {
         "saved_model.pb",
-        "fingerprint.pb",
         "variables/variables.index",
         "variables/variables.data-00000-of-00001",
         "assets/manifest.json",
