@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 
 from model_export.contract import DTYPES
 from model_export.models.kernels import InputRange, LinearWeights, Precision, RangeObserver, pack
+from tests.support.kernels import needs_kernels_of
 
+pytestmark = needs_kernels_of("bfloat16", "int8")
 IN_SIZE = 64
 PRECISIONS = {
     "float32": (Precision(), 1e-5),
