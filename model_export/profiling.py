@@ -67,12 +67,13 @@ def profile(artifact: Path, seconds: float = SECONDS, on_progress: OnProgress = 
 
     Args:
         artifact: ``<root>/<model>/<version>/``.
-        seconds: for the calls, more or less; the largest are left out where it is not enough for all of them.
+        seconds: for the calls, more or less; the largest are left out where it is not enough for all of them, but of
+            every beam size two sizes of a batch are timed.
         on_progress: called in each of ``STAGES``.
 
     Raises:
         MachineError: this machine cannot run it.
-        ProfilingError: it is no artifact, cannot be written to, or not even two sizes of a batch can be timed.
+        ProfilingError: it is no artifact, or one without golden cases, or it cannot be written to.
     """
     assets = artifact / ASSETS_FOLDER
     manifest = _read(assets / MANIFEST_ASSET)
@@ -85,8 +86,6 @@ def profile(artifact: Path, seconds: float = SECONDS, on_progress: OnProgress = 
     with in_session(artifact, THREADS) as signatures:
         timer = _Timer(signatures["generate_ids"], manifest)
         timed = _time_calls(timer, grid(manifest.limits), seconds, on_progress)
-    if len({each.call.rows for each in timed}) == 1:
-        raise ProfilingError(f"{seconds:g} seconds are not enough for more than one size of a batch: give more")
     calls = [replace(each.call, seconds=round(statistics.median(each.seconds), 6)) for each in timed]
     calls.sort(key=lambda call: (call.beam_size, call.source_tokens, call.new_tokens, call.rows))
     measured = Profile(cpu_name(), THREADS, tf.__version__, tuple(calls))
@@ -175,18 +174,29 @@ def _first_calls(
 ) -> list[_Timed]:
     """Run each once, until the next would take too long: a round of those that were run fits into the time."""
     timed: list[_Timed] = []
+    least = _least(calls)
     expected_s = 0.0
     for place, call in enumerate(calls):
         on_progress(STAGES[1], place, len(calls))
         if timed:
             expected_s *= rows_positions(call) / rows_positions(timed[-1].call)
         before = time.perf_counter()
-        if timed and before + expected_s > until:
+        if place >= least and before + expected_s > until:
             break
         timer(call)
         expected_s = time.perf_counter() - before
         timed.append(_Timed(call))
     return timed
+
+
+def _least(calls: Sequence[ProfiledCall]) -> int:
+    """How many of the first of them have two sizes of a batch for every beam size."""
+    missing = {(call.beam_size, call.rows) for call in calls if call.rows in ROWS[:2]}
+    for place, call in enumerate(calls):
+        if not missing:
+            return place
+        missing.discard((call.beam_size, call.rows))
+    return len(calls)
 
 
 # --- the manifest -----------------------------------------------------------------------------------------------------
