@@ -179,6 +179,21 @@ def test_inspect_tells_an_artifacts_manifest(artifact_root: Path) -> None:
     assert re.search(rf"parameter_count +│ {manifest['parameter_count']:,} ", run("inspect", str(artifact)).stdout)
 
 
+def test_profile_shows_what_was_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def profile(artifact: Path, seconds: float, on_progress: object) -> Profile:
+        asked.append((artifact, seconds))
+        return Profile("a CPU", 1, "2.21.0", (ProfiledCall(4, 8, 8, 1, 0.1),))
+
+    monkeypatch.setattr("model_export.profiling.profile", profile)
+    result = run("profile", str(tmp_path), "--seconds", "5")
+
+    assert (result.exit_code, asked) == (0, [(tmp_path, 5.0)])
+    (row,) = [re.findall(r"[\d,]+", line) for line in result.stdout.splitlines() if line.startswith("│ ")]
+    assert row == ["1", "8", "8", "320"]
+
+
 def test_inspect_shows_a_profile_and_tells_its_seconds(tmp_path: Path) -> None:
     calls = (ProfiledCall(1, 8, 8, 1, 0.02), ProfiledCall(64, 8, 8, 1, 0.1), ProfiledCall(1, 32, 16, 4, 0.04))
     (tmp_path / ASSETS_FOLDER).mkdir()
