@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
@@ -79,10 +80,10 @@ def expectations(profile: Profile, max_beam_size: int, weight: float) -> dict[in
     """By beam size, from 1 on.
 
     Beams that were not measured cost what the nearest did that were; but greedy search, which runs another loop, tells
-    of beams only where none was measured, and they of it.
+    of beams only where none was measured, and they of it. Figures that cannot be are not believed.
     """
     measured: dict[int, list[ProfiledCall]] = {}
-    for call in profile.calls:
+    for call in filter(_can_be, profile.calls):
         measured.setdefault(call.beam_size, []).append(call)
     fits = {beam_size: fit([_observation(call) for call in calls]) for beam_size, calls in measured.items()}
     found = {}
@@ -91,6 +92,10 @@ def expectations(profile: Profile, max_beam_size: int, weight: float) -> dict[in
         bounds = _worth_while(fits[like], measured[like], beam_size)
         found[beam_size] = Expectation(fits[like], weight, bounds)
     return found
+
+
+def _can_be(call: ProfiledCall) -> bool:
+    return min(call.rows, call.source_tokens, call.new_tokens, call.beam_size) >= 1 and 0.0 < call.seconds < math.inf
 
 
 def _observation(call: ProfiledCall) -> tuple[Sequence[float], float]:

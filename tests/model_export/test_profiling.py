@@ -132,7 +132,7 @@ def profiled(artifact_root: Path, tmp_path_factory: pytest.TempPathFactory) -> t
     artifact = shutil.copytree(artifact_root / "tiny-transformer" / "1", tmp_path_factory.mktemp("m") / "1")
     (artifact / MANIFEST).chmod(0o640)
     before = Manifest.from_json((artifact / MANIFEST).read_bytes())
-    return artifact, before, profile(artifact, seconds=3.0)
+    return artifact, before, profile(artifact, seconds=1.0)
 
 
 def test_the_profile_is_added_to_the_manifest_and_nothing_else_changes(

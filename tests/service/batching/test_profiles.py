@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import replace
 
 import pytest
@@ -153,9 +154,34 @@ def test_another_profile_under_the_same_number_counts_and_other_versions_keep_wh
     assert costs.batch_seconds(groups[1], shape_of(1, 8, 8)) == learnt
 
 
-def test_an_empty_profile_says_nothing() -> None:
-    costs = costs_of(version_of(Profile(HERE.cpu, 1, "2.21.0", ())))
+BAD_CALLS = (
+    ProfiledCall(0, 8, 8, 1, 0.1),
+    ProfiledCall(1, 8, -8, 1, 0.1),
+    ProfiledCall(1, 8, 8, 0, 0.1),
+    ProfiledCall(1, 8, 8, 1, 0.0),
+    ProfiledCall(1, 8, 8, 1, math.nan),
+    ProfiledCall(1, 8, 8, 1, math.inf),
+)
+
+
+@pytest.mark.parametrize("calls", [(), BAD_CALLS])
+def test_a_profile_without_figures_that_can_be_says_nothing(calls: tuple[ProfiledCall, ...]) -> None:
+    costs = costs_of(version_of(Profile(HERE.cpu, 1, "2.21.0", calls)))
     assert not costs.trusted(make_row().group)
+    assert costs.bounds(make_row().group) == (MAX_BATCH_ROWS, MAX_BATCH_TOKENS)
+
+
+def test_figures_that_cannot_be_do_no_harm_to_the_others() -> None:
+    good = profile_of()
+    costs = costs_of(version_of(replace(good, calls=(*BAD_CALLS, *good.calls))))
+    assert costs.batch_seconds(make_row().group, shape_of(2, 20, 20)) == pytest.approx(seconds_of(2, 20, 20), rel=0.02)
+
+
+def test_a_single_call_is_enough_for_a_prediction() -> None:
+    costs = costs_of(version_of(Profile(HERE.cpu, 1, "2.21.0", (ProfiledCall(1, 8, 8, 1, 0.1),))))
+    group = make_row().group
+    assert costs.batch_seconds(group, shape_of(1, 8, 8)) == pytest.approx(0.1, rel=0.01)
+    assert costs.bounds(group).rows == 1, "no other size is known to be worth its time"
 
 
 def test_only_the_embedded_backend_knows_where_models_run() -> None:
