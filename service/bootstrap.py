@@ -75,6 +75,7 @@ def make_backend(settings: Settings) -> Backend:
         max_batch_rows=settings.max_batch_rows or MAX_BATCH_ROWS,
         versions_served=settings.versions_served,
         version_poll_s=settings.version_poll_s,
+        graph_tokenizes=settings.tokenize == "graph",
     )
 
 

@@ -6,7 +6,7 @@ Replayed through whatever backend runs the artifact, before a version may answer
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from itertools import groupby
 from typing import Any, Final
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model_export.contract import OPTIONS, GoldenCase, Manifest, sha256
-from service.backend import Arrays, id_inputs
+from service.backend import Arrays, id_inputs, pad_ids
 from service.errors import BackendFailed
 from service.tokenization import SentencePieceTokenizer, Tokenizer
 
@@ -24,19 +24,22 @@ WARM_UP_TOKENS: Final = 8
 """New tokens of a warm-up call: enough to run every part of the graph, few enough not to delay the start."""
 
 
-async def examine(predict: Predict, batch_sizes: Sequence[int]) -> tuple[Manifest, bytes]:
+async def examine(
+    predict: Predict, batch_sizes: Sequence[int], uncalled: Collection[str] = ()
+) -> tuple[Manifest, bytes]:
     """Manifest and tokenizer of the artifact behind ``predict``, once it has kept its word and is warm.
 
     Args:
         predict: runs it.
         batch_sizes: rows of the warm-up calls.
+        uncalled: signatures that nobody will call: their first calls, which take seconds, are spared.
 
     Raises:
         ServiceError: as ``predict`` does. BackendFailed: it fails its certificate.
         ContractError: its manifest cannot be read.
     """
     manifest, tokenizer = await describe(predict)
-    differences = await replay(manifest, tokenizer, predict)
+    differences = await replay(manifest, tokenizer, predict, uncalled)
     if differences:
         more = f" (and {len(differences) - 1} more)" if len(differences) > 1 else ""
         raise BackendFailed(f"it fails its certificate: {differences[0]}{more}")
@@ -44,6 +47,9 @@ async def examine(predict: Predict, batch_sizes: Sequence[int]) -> tuple[Manifes
     for batch in batches(manifest.certificate.cases):
         for rows in batch_sizes:
             await predict("generate_ids", _warm_up_inputs(batch[0], rows))
+    for name, inputs in _other_first_calls(manifest.certificate.cases[0]).items():
+        if name in manifest.signatures and name not in uncalled:
+            await predict(name, inputs)
     return manifest, tokenizer
 
 
@@ -64,8 +70,18 @@ def _warm_up_inputs(case: GoldenCase, rows: int) -> dict[str, NDArray[Any]]:
     return inputs
 
 
-async def replay(manifest: Manifest, tokenizer_model: bytes, predict: Predict) -> list[str]:
+def _other_first_calls(case: GoldenCase) -> dict[str, Arrays]:
+    """Of the signatures that no case is asked of."""
+    ids, lengths = pad_ids([case.ids[0]])
+    return {"align": _score_inputs("score", [case]), "detokenize": {"ids": ids, "lengths": lengths}}
+
+
+async def replay(
+    manifest: Manifest, tokenizer_model: bytes, predict: Predict, uncalled: Collection[str] = ()
+) -> list[str]:
     """Ask every golden question again, by ids and by text, and with the gateway's own tokenizer; score the answers.
+
+    Signatures that are ``uncalled`` are not asked.
 
     Returns:
         What differs, a sentence each; empty when the artifact keeps its word.
@@ -82,22 +98,23 @@ async def replay(manifest: Manifest, tokenizer_model: bytes, predict: Predict) -
     except ValueError as error:
         return [f"the tokenizer cannot be read: {error}"]
     cases = manifest.certificate.cases
+    asked = manifest.signatures.keys() - set(uncalled)
     differences = list(_tokenizer_differences(manifest, tokenizer))
-    if "tokenize" in manifest.signatures:
+    if "tokenize" in asked:
         outputs = await predict("tokenize", {"texts": _texts(cases)})
         differences += _tokenize_differences(manifest, outputs)
     for batch in batches(cases):
-        calls = [(name, _inputs(name, batch)) for name in ("generate_ids", "generate") if name in manifest.signatures]
+        calls = [(name, _inputs(name, batch)) for name in ("generate_ids", "generate") if name in asked]
         # Side by side: most of a first call is the compilation of its graph, on one core.
         answers = await asyncio.gather(*(predict(name, inputs) for name, inputs in calls))
         for (name, _), outputs in zip(calls, answers, strict=True):
             differences += _answer_differences(name, manifest, batch, outputs)
     by_text = [case for case in cases if _is_scored_by_text(case, manifest, tokenizer)]
     scorable = {"score_ids": cases, "score": by_text}
-    scored = {name: some for name, some in scorable.items() if some and name in manifest.signatures}
+    scored = {name: some for name, some in scorable.items() if some and name in asked}
     answers = await asyncio.gather(*(predict(name, _score_inputs(name, some)) for name, some in scored.items()))
-    for (name, some), outputs in zip(scored.items(), answers, strict=True):
-        differences += _score_differences(name, manifest, some, outputs)
+    for (signature, some), outputs in zip(scored.items(), answers, strict=True):
+        differences += _score_differences(signature, manifest, some, outputs)
     return differences
 
 

@@ -2,7 +2,7 @@
 
 Nearly half of what tracing leaves are constants, a few for each slice, most of them equal. TensorFlow merges them when
 a signature is first called, again for each signature and each load, and handles them all until then
-(docs/decisions/0021).
+(docs/decisions/0022).
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def quick_first_calls() -> Iterator[None]:
 def optimize_lightly(config: tf.compat.v1.ConfigProto) -> None:
     """Leave out what takes most of the time of a session's first calls and makes no later one faster.
 
-    Measured in docs/decisions/0021. ``service/backends/saved_model.py`` does the same.
+    Measured in docs/decisions/0022. ``service/backends/saved_model.py`` does the same.
     """
     options = config.graph_options.rewrite_options
     for name in (*_NEEDLESS, "common_subgraph_elimination"):

@@ -79,6 +79,7 @@ class EmbeddedBackend:
         max_batch_rows: int,
         versions_served: int = 1,
         version_poll_s: float = 1.0,
+        graph_tokenizes: bool = True,
     ) -> None:
         """Nothing is read or imported before ``start``.
 
@@ -89,13 +90,18 @@ class EmbeddedBackend:
             max_batch_rows: the largest batch that will come, for the warm-up.
             versions_served: newest good versions of each model that answer.
             version_poll_s: time between two looks into the folder.
+            graph_tokenizes: texts will come too, and not their tokens alone.
         """
         self._root = root
         self._slots = slots
         self._versions_served = versions_served
         self._version_poll_s = version_poll_s
         self._make_loader = functools.partial(
-            Loader, intra_op_threads=intra_op_threads, inter_op_threads=slots, max_batch_rows=max_batch_rows
+            Loader,
+            intra_op_threads=intra_op_threads,
+            inter_op_threads=slots,
+            max_batch_rows=max_batch_rows,
+            graph_tokenizes=graph_tokenizes,
         )
         self._executor = ThreadPoolExecutor(slots, thread_name_prefix="malgil-model")
         self._loader: Loader | None = None  # until there is one, nothing is loaded

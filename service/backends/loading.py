@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,8 @@ from service.errors import BackendFailed, BackendUnavailable
 
 REQUIRED_SIGNATURES: Final = ("generate_ids", "describe")
 """What the gateway cannot do without."""
+OF_TEXTS: Final = ("generate", "score", "detokenize")
+"""What it calls only where the graph tokenizes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +50,27 @@ class LoadedVersion:
 class Loader:
     """Loads as many versions at the same time as it has threads."""
 
-    def __init__(self, *, threads: int, intra_op_threads: int, inter_op_threads: int, max_batch_rows: int) -> None:
+    def __init__(
+        self,
+        *,
+        threads: int,
+        intra_op_threads: int,
+        inter_op_threads: int,
+        max_batch_rows: int,
+        graph_tokenizes: bool = True,
+    ) -> None:
         """
         Args:
             threads: versions at the same time, and runs of theirs.
             intra_op_threads: as of ``SavedModel``.
             inter_op_threads: as of ``SavedModel``.
             max_batch_rows: the largest batch that will come, for the warm-up.
+            graph_tokenizes: texts will come too, and not their tokens alone.
         """
         self.threads = threads
         self._open = functools.partial(SavedModel, intra_op_threads=intra_op_threads, inter_op_threads=inter_op_threads)
         self._batch_sizes = sorted({1, max_batch_rows})
+        self._uncalled: Collection[str] = () if graph_tokenizes else OF_TEXTS
         self._loads = ThreadPoolExecutor(threads, thread_name_prefix="malgil-load")
         self._runs = ThreadPoolExecutor(threads, thread_name_prefix="malgil-load-run")
         self._loading: set[SavedModel] = set()
@@ -88,7 +100,8 @@ class Loader:
         try:
             _check_signatures(model.signatures)
             # A loop of its own: tokenizers are made and answers compared here, and not where requests wait for it.
-            examination = certificate.examine(functools.partial(self._run, model), self._batch_sizes)
+            run = functools.partial(self._run, model)
+            examination = certificate.examine(run, self._batch_sizes, self._uncalled)
             manifest, tokenizer = asyncio.run(examination)
             if fingerprint(folder) != expected:
                 raise BackendFailed("its files changed while it was loaded")

@@ -130,7 +130,7 @@ class SavedModel:
 def _optimize_lightly(config: Any) -> None:
     """Leave out what takes most of the time of first calls and makes no later one faster.
 
-    Measured in docs/decisions/0021. What fuses operations (remapping), inlines functions and drops the unused stays.
+    Measured in docs/decisions/0022. What fuses operations (remapping), inlines functions and drops the unused stays.
     """
     options = config.graph_options.rewrite_options
     for name in _NEEDLESS_OPTIMIZATIONS:

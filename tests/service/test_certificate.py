@@ -224,6 +224,27 @@ def test_a_version_whose_graph_tokenizes_unlike_the_gateway_is_refused_with_the_
         asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("uncalled", [(), ("generate", "score", "detokenize")])
+def test_every_signature_that_will_be_called_has_had_its_first_call(manifest, uncalled):
+    asked = set()
+
+    async def scenario():
+        backend = ScriptedBackend()
+        await backend.start()
+
+        async def predict(signature, inputs):
+            asked.add(signature)
+            outputs = await _predict_with(backend, signature, inputs)
+            if signature == "describe":
+                outputs["manifest"][0] = manifest.to_json().encode()
+            return outputs
+
+        await certificate.examine(predict, [1, 3], uncalled)
+
+    asyncio.run(scenario())
+    assert asked == manifest.signatures.keys() - set(uncalled)
+
+
 def test_cases_run_in_one_batch_for_each_beam_size(manifest):
     batches = certificate.batches(manifest.certificate.cases)
     assert [[case.name for case in batch] for batch in batches] == [[TEXTS[0], TEXTS[2]], [TEXTS[1], TEXTS[3]]]
