@@ -107,7 +107,7 @@ def fact_tables(target: str, facts: dict[str, Any]) -> list[Table]:
     for key, value in facts.items():
         if isinstance(value, str | int) and key != "kind":
             table.add_row(key, f"{value:,}" if type(value) is int else f"{value}")
-    for section in ("limits", "tokenizer", "certificate"):
+    for section in ("limits", "tokenizer", "certificate", "cpu_features", "calibration"):
         for key, value in (facts.get(section) or {}).items():
             table.add_row(f"{section}.{key}", f"{value}")
     report = facts.get("report") or facts.get("provenance") or {}

@@ -52,10 +52,10 @@ class Noise(NamedTuple):
 NOISE: Final[Mapping[Dtype, Noise]] = {
     "float32": Noise(1e-3, 1e-3),
     "bfloat16": Noise(0.05, 0.1),
-    "int8": Noise(0.1, 0.1),
+    "int8": Noise(0.1, 0.2),
 }
-"""Well above what was measured (docs/decisions/0020): logits of float32 differ by some 1e-5, of bfloat16 by 0.03, and
-of int8 by 0.1 at most and 0.06 at the 99th percentile, since a value that rounds the other way is a whole step off."""
+"""Above what was measured (docs/decisions/0020): logits of float32 differ by some 1e-5, of bfloat16 by 0.03, and of
+int8 by 0.1 at most, since a value that rounds the other way is a whole step off; scores by 1e-5, 0.02 and 0.08."""
 
 _NOISY_RUNS = 3
 _MAX_NEW_TOKENS = 16  # short answers make a replay fast
