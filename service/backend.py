@@ -20,15 +20,15 @@ Arrays = Mapping[str, NDArray[Any]]
 """Named tensors; texts are object arrays of ``bytes``."""
 
 
-def pad_ids(sequences: Sequence[Sequence[int] | NDArray[np.int32]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
+def pad_ids(sequences: Sequence[Sequence[int]]) -> tuple[NDArray[np.int32], NDArray[np.int32]]:
     """Ids int32 ``[B, longest]`` (at least one position, 0 behind a row's end) and lengths int32 ``[B]``."""
-    lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int32)
-    padded = np.zeros((len(sequences), max(1, int(lengths.max()))), dtype=np.int32)
-    padded[np.arange(padded.shape[1]) < lengths[:, None]] = np.concatenate(sequences)
-    return padded, lengths
+    lengths = [len(sequence) for sequence in sequences]
+    zeros = [0] * max(1, *lengths)
+    padded = [[*sequence, *zeros[length:]] for sequence, length in zip(sequences, lengths, strict=True)]
+    return np.array(padded, dtype=np.int32), np.array(lengths, dtype=np.int32)
 
 
-def id_inputs(name: str, sequences: Sequence[Sequence[int] | NDArray[np.int32]]) -> dict[str, NDArray[np.int32]]:
+def id_inputs(name: str, sequences: Sequence[Sequence[int]]) -> dict[str, NDArray[np.int32]]:
     """``pad_ids`` as the inputs ``<name>_ids`` and ``<name>_lengths`` of a signature."""
     ids, lengths = pad_ids(sequences)
     return {f"{name}_ids": ids, f"{name}_lengths": lengths}

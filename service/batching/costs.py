@@ -177,7 +177,7 @@ class Costs:
         sources, targets, count = 0, 0.0, 0
         for row, result in zip(rows, results, strict=True):
             if isinstance(row, AdmittedRow):
-                prefix, new = len(row.prefix_ids), int(result.row.lengths.max())
+                prefix, new = len(row.prefix_ids), max(result.row.lengths)
                 expected = self._target(row).predict((1.0, len(row.source_ids)))
                 if new >= row.max_new_tokens:
                     target = max(expected, prefix + new)

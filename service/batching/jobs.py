@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from service.batching.costs import BatchShape, RowCost, RowSeconds
+from service.batching.costs import BatchShape, RowCost
 from service.batching.rows import Row, TimedResult
 from service.errors import DeadlineExceeded, ServiceError
 
@@ -53,7 +54,14 @@ class Job:
             self._on_close(self)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+class Start(NamedTuple):
+    """When a row must start, to be answered by its deadline."""
+
+    latest: float  # if it runs alone
+    filling: float  # how much longer a full batch of its like runs
+
+
+@dataclass(slots=True, eq=False)  # frozen, each would take four times as long to make
 class Entry:
     """A row that waits or runs."""
 
@@ -62,16 +70,14 @@ class Entry:
     job: Job
     index: int  # into the job's rows
     row: Row
+    group: Hashable  # entries of one batch agree in it
     cost: RowCost
-    seconds: RowSeconds
+    lane: int  # entries of one batch are in neighbouring ones: the octave of their cost
+    share: float  # slot-seconds that it takes of the batches that run while many rows wait, as predicted
+    start: Start
     enqueued_at: float
     alone: bool = False  # it must not share a batch
     best_effort: bool = False  # it is taken to be late whatever is done: nobody is refused for it
-
-    @property
-    def group(self) -> Hashable:
-        """Entries of one batch agree in it."""
-        return (self.row.group, self.sequence) if self.alone else self.row.group
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -14,10 +16,10 @@ from service.backend import Arrays, id_inputs
 from service.errors import BackendFailed
 from service.generation import GenerationOptions
 
-Ids = NDArray[np.int32]
+Ids: TypeAlias = Sequence[int]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # frozen, each would take four times as long to make
 class AdmittedRow:
     """One text that passed admission: within every limit, ready to run."""
 
@@ -100,8 +102,8 @@ Row: TypeAlias = AdmittedRow | ScoringRow
 class ScoreResult(NamedTuple):
     """The answer to one ``ScoringRow``."""
 
-    token_log_probs: NDArray[np.float32]  # [T]
-    token_ranks: Ids  # [T]
+    token_log_probs: Sequence[float]  # [T]
+    token_ranks: NDArray[np.int32]  # [T]
     source_tokens: int  # that the model read
     attention: NDArray[np.float32] | None = None  # [T, S], where it was asked for
 
@@ -109,19 +111,30 @@ class ScoreResult(NamedTuple):
 class RowResult(NamedTuple):
     """The answer to one row, best hypothesis first; K is its ``num_hypotheses``."""
 
-    ids: Ids  # [K, T], new tokens
-    lengths: Ids  # [K]
-    finish_reasons: Ids  # [K]
-    scores: NDArray[np.float32]  # [K]
-    normalized_scores: NDArray[np.float32]  # [K]
+    ids: Sequence[Ids]  # [K, T], new tokens
+    lengths: Sequence[int]  # [K]
+    finish_reasons: Sequence[int]  # [K]
+    scores: Sequence[float]  # [K]
+    normalized_scores: Sequence[float]  # [K]
     token_log_probs: NDArray[np.float32]  # [K, T]
     source_tokens: int  # that the model read
-    sentences: NDArray[np.object_] | None = None  # [K], bytes, where the graph has detokenized
+    sentences: Sequence[bytes] | None = None  # [K], where the graph has detokenized
 
 
-_BY_HYPOTHESIS: Final = RowResult._fields[:6]
+_LISTED: Final = ("source_lengths", "ids", "lengths", "finish_reasons", "scores", "normalized_scores")
 _OF_THE_ROW: Final = frozenset({"max_new_tokens", "seed"})
 """Options whose value for a row is not its request's."""
+
+
+def _names_by_type() -> Iterator[tuple[str, tuple[str, ...], Callable[[GenerationOptions], Any]]]:
+    """The other options of each data type, and what gets them all."""
+    names = [name for name in OPTIONS if name not in _OF_THE_ROW]
+    for dtype in dict.fromkeys(OPTIONS[name].dtype for name in names):
+        of_type = tuple(name for name in names if OPTIONS[name].dtype == dtype)
+        yield dtype, of_type, attrgetter(*of_type)
+
+
+_OPTIONS_BY_TYPE: Final = tuple(_names_by_type())
 
 
 class TimedResult(NamedTuple):
@@ -141,7 +154,8 @@ def batch_inputs(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
 
 
 def split_outputs(outputs: Arrays, rows: Sequence[Row]) -> list[RowResult | ScoreResult]:
-    """The outputs of that signature, which are as the contract has them, row by row (views, not copies).
+    """The outputs of that signature, which are as the contract has them, row by row: what every answer tells as numbers
+    of Python, the rest as views.
 
     Raises:
         BackendFailed: there are fewer hypotheses than a row asks for.
@@ -154,9 +168,11 @@ def split_outputs(outputs: Arrays, rows: Sequence[Row]) -> list[RowResult | Scor
 
 def _generation_inputs(rows: Sequence[AdmittedRow]) -> dict[str, NDArray[Any]]:
     inputs: dict[str, NDArray[Any]] = {
-        name: np.array([getattr(row if name in _OF_THE_ROW else row.options, name) for row in rows], dtype=option.dtype)
-        for name, option in OPTIONS.items()
+        name: np.array([getattr(row, name) for row in rows], dtype=OPTIONS[name].dtype) for name in _OF_THE_ROW
     }
+    for dtype, names, values in _OPTIONS_BY_TYPE:
+        table = np.array([values(row.options) for row in rows], dtype, order="F")  # [rows, names]
+        inputs |= zip(names, table.T, strict=True)
     texts = [row.text.encode() for row in rows if row.text is not None]
     if texts:
         inputs["texts"] = np.array(texts, dtype=object)
@@ -178,21 +194,30 @@ def _split_hypotheses(outputs: Arrays, rows: Sequence[AdmittedRow]) -> Iterator[
     hypotheses = outputs["ids"].shape[1]
     if hypotheses < max(row.options.num_hypotheses for row in rows):
         raise BackendFailed(f"the model's answer has {hypotheses} hypotheses, fewer than were asked for")
-    columns = [outputs[name] for name in _BY_HYPOTHESIS]
-    source_lengths, sentences = outputs["source_lengths"].tolist(), outputs.get("sentences")
-    for index, row in enumerate(rows):
-        places = slice(row.options.num_hypotheses)
-        of_row = (column[index, places] for column in columns)
-        yield RowResult._make([*of_row, source_lengths[index], None if sentences is None else sentences[index, places]])
+    sentences = outputs["sentences"].tolist() if "sentences" in outputs else itertools.repeat(None, len(rows))
+    columns = (outputs[name].tolist() for name in _LISTED)
+    of_rows = zip(rows, *columns, outputs["token_log_probs"], sentences, strict=True)
+    for row, source_tokens, ids, lengths, reasons, scores, normalized_scores, log_probs, texts in of_rows:
+        count = row.options.num_hypotheses
+        yield RowResult(
+            ids[:count],
+            lengths[:count],
+            reasons[:count],
+            scores[:count],
+            normalized_scores[:count],
+            log_probs[:count],
+            source_tokens,
+            texts and texts[:count],
+        )
 
 
 def _split_scores(outputs: Arrays, rows: int) -> Iterator[ScoreResult]:
     lengths, source_lengths = outputs["lengths"].tolist(), outputs["source_lengths"].tolist()
-    attention = outputs.get("attention")
+    log_probs, attention = outputs["token_log_probs"].tolist(), outputs.get("attention")
     for row in range(rows):
         length, source_length = lengths[row], source_lengths[row]
         yield ScoreResult(
-            outputs["token_log_probs"][row, :length],
+            log_probs[row][:length],
             outputs["token_ranks"][row, :length],
             source_length,
             None if attention is None else attention[row, :length, :source_length],

@@ -22,9 +22,9 @@ from itertools import islice
 from typing import Final
 
 from service.batching.costs import BatchShape, Costs
-from service.batching.jobs import Batch, Entry, Job, deadline_exceeded
+from service.batching.jobs import Batch, Entry, Job, Start, deadline_exceeded
 from service.batching.rows import TimedResult
-from service.batching.waiting import Waiting
+from service.batching.waiting import Waiting, cost_class
 from service.errors import Overloaded
 
 URGENCY: Final = 1 / 8
@@ -87,7 +87,7 @@ class Scheduler:
         """Rows that were taken and must run again, each by itself. They keep their urgency, and their admission."""
         for entry in batch.entries:
             if not entry.job.closed:
-                self._put(replace(entry, alone=True))
+                self._put(replace(entry, group=(entry.group, entry.sequence), alone=True))
 
     def discard(self, job: Job) -> None:
         """Free the places of the job's waiting rows."""
@@ -179,9 +179,21 @@ class Scheduler:
 
     def _entry(self, job: Job, index: int, now: float) -> Entry:
         row = job.rows[index]
-        cost = self.costs.row(row)
-        due = now + min(PATIENCE_S, URGENCY * (job.deadline - now))
-        return Entry(due, next(self._sequences), job, index, row, cost, self.costs.row_seconds(row.group, cost), now)
+        group, cost = row.group, self.costs.row(row)
+        seconds = self.costs.row_seconds(group, cost)
+        return Entry(
+            due=now + min(PATIENCE_S, URGENCY * (job.deadline - now)),
+            sequence=next(self._sequences),
+            job=job,
+            index=index,
+            row=row,
+            group=group,
+            cost=cost,
+            lane=cost_class(cost),
+            share=seconds.share,
+            start=Start(job.deadline - seconds.alone, seconds.full - seconds.alone),
+            enqueued_at=now,
+        )
 
     def _drop_if_late(self, entry: Entry, now: float) -> bool:
         if not entry.job.closed and entry.job.deadline > now:

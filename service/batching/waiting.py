@@ -7,10 +7,10 @@ import math
 from bisect import bisect_left, insort
 from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple, TypeAlias
+from typing import Final, TypeAlias
 
 from service.batching.costs import RowCost
-from service.batching.jobs import Entry
+from service.batching.jobs import Entry, Start
 
 SHORT_POSITIONS: Final = 32
 """Rows of at most so many positions are alike: padding one costs less than another run."""
@@ -23,13 +23,6 @@ Lane: TypeAlias = list[tuple[float, int, Entry]]  # sorted; the sequence is uniq
 def cost_class(cost: RowCost) -> int:
     """The octave of its positions. Rows of one class, or of neighbouring ones, are of similar cost."""
     return max(0, math.ceil(math.log2(cost.positions / SHORT_POSITIONS)))
-
-
-class Start(NamedTuple):
-    """When a row must start, to be answered by its deadline."""
-
-    latest: float  # if it runs alone
-    filling: float  # how much longer a full batch of its like runs
 
 
 @dataclass(slots=True)
@@ -47,15 +40,15 @@ class Backlog:
     def add(self, entry: Entry) -> None:
         """Count a row that waits from now on."""
         bucket = self._buckets.setdefault(_bucket(entry.due), _Bucket())
-        bucket.seconds += entry.seconds.share
-        insort(bucket.starts, start_of(entry))
+        bucket.seconds += entry.share
+        insort(bucket.starts, entry.start)
 
     def remove(self, entry: Entry) -> None:
         """Count it out."""
         place = _bucket(entry.due)
         bucket = self._buckets[place]
-        bucket.seconds -= entry.seconds.share
-        del bucket.starts[bisect_left(bucket.starts, start_of(entry))]
+        bucket.seconds -= entry.share
+        del bucket.starts[bisect_left(bucket.starts, entry.start)]
         if not bucket.starts:
             del self._buckets[place]  # and what rounding has left in it
 
@@ -96,13 +89,13 @@ class Waiting:
     def add(self, entry: Entry) -> None:
         """Let a row wait."""
         lanes = self._groups.setdefault(entry.group, {})
-        insort(lanes.setdefault(cost_class(entry.cost), []), (entry.due, entry.sequence, entry))
+        insort(lanes.setdefault(entry.lane, []), (entry.due, entry.sequence, entry))
         if not entry.best_effort:
             self.backlog.add(entry)
 
     def remove(self, entry: Entry) -> None:
         """Take a row that waits."""
-        lanes, place = self._groups[entry.group], cost_class(entry.cost)
+        lanes, place = self._groups[entry.group], entry.lane
         lane = lanes[place]
         del lane[bisect_left(lane, (entry.due, entry.sequence))]
         if not lane:
@@ -118,14 +111,9 @@ class Waiting:
 
     def like(self, entry: Entry) -> Iterator[Entry]:
         """The other rows that may share its batch and are of similar cost, the most urgent first."""
-        lanes, place = self._groups[entry.group], cost_class(entry.cost)
+        lanes, place = self._groups[entry.group], entry.lane
         alike = [lanes[near] for near in (place - 1, place, place + 1) if near in lanes]
         return (other for _, _, other in heapq.merge(*alike) if other is not entry)
-
-
-def start_of(entry: Entry) -> Start:
-    """When the entry must start."""
-    return Start(entry.job.deadline - entry.seconds.alone, entry.seconds.full - entry.seconds.alone)
 
 
 def _bucket(due: float) -> int:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Final, Generic, TypeVar
-
-import numpy as np
+from typing import Final, Generic, NamedTuple, TypeVar
 
 from model_export.contract import Limits, Manifest
 from service.batching import AdmittedRow, ScoringRow
@@ -22,7 +20,7 @@ MOST_ATTENTION: Final = 300_000
 R = TypeVar("R", AdmittedRow, ScoringRow)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # frozen, each would take four times as long to make
 class Admission(Generic[R]):
     """A row that may run, how many tokens of its text were cut off, and what its answer has to warn of already.
 
@@ -51,7 +49,7 @@ def admit(
     prefix_ids = _prefix_ids(options, tokenizer)
     max_new_tokens, bound = _max_new_tokens(options, manifest.limits, len(prefix_ids))
     of_all = [
-        *row_warnings.unknown("'prefix'", options.prefix, prefix_ids.tolist(), unk, tokenizer),
+        *row_warnings.unknown("'prefix'", options.prefix, prefix_ids, unk, tokenizer),
         *row_warnings.without_sampling(options),
     ]
     return [
@@ -104,8 +102,7 @@ def admit_to_score(
     return admissions
 
 
-@dataclass(frozen=True, slots=True)
-class _Encoded:
+class _Encoded(NamedTuple):
     """A text as the model reads it."""
 
     ids: Ids
@@ -128,7 +125,7 @@ def _sources(texts: Sequence[str], truncate: bool, manifest: Manifest, tokenizer
                 "shorten it, or set 'truncate' to true"
             )
         yield _Encoded(
-            np.array([*framing.source_prefix, *ids[:room], *framing.source_suffix], dtype=np.int32),
+            [*framing.source_prefix, *ids[:room], *framing.source_suffix],
             excess,
             (
                 *row_warnings.truncated(excess),
@@ -146,7 +143,7 @@ def _targets(request: ScoreRequest, manifest: Manifest, tokenizer: Tokenizer) ->
                 f"'targets[{index}]' has {len(ids)} tokens, and the model scores at most {room}: shorten it"
             )
         yield _Encoded(
-            np.array([*ids, special_ids.eos], dtype=np.int32),
+            [*ids, special_ids.eos],
             0,
             tuple(row_warnings.target(text, ids, special_ids.unk, tokenizer)),
         )
@@ -165,7 +162,7 @@ def _prefix_ids(options: GenerationOptions, tokenizer: Tokenizer) -> Ids:
     ids = tokenizer.encode([options.prefix])[0] if options.prefix else []
     if options.prefix and not ids:
         raise InvalidRequest("'prefix' has nothing but invisible characters: leave it out, or give visible ones")
-    return np.array(ids, dtype=np.int32)
+    return ids
 
 
 def _max_new_tokens(options: GenerationOptions, limits: Limits, prefix_tokens: int) -> tuple[int, str]:

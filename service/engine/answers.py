@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model_export import contract
 from service.batching import AdmittedRow, RowResult, ScoreResult, ScoringRow
+from service.batching.rows import Ids
 from service.engine import row_warnings
 from service.engine.admission import Admission
 from service.engine.stop import cut_at_stop
@@ -24,31 +26,6 @@ _FINISH_REASONS: Final = {
 }
 _LARGEST_EXPONENT: Final = 700.0  # exp of more is infinite, for which JSON has no number
 _ATTENTION_DIGITS: Final = 6
-
-
-class _Place(NamedTuple):
-    """One hypothesis as numbers, and as text where the graph made it."""
-
-    ids: list[int]
-    log_probs: list[float]
-    reason: FinishReason
-    score: float
-    normalized_score: float
-    text: str | None
-
-    @property
-    def text_ids(self) -> list[int]:
-        return self.ids[:-1] if self.reason is FinishReason.EOS_TOKEN else self.ids
-
-    def cut(self, tokens: int) -> _Place:
-        """Its first ``tokens``, which a stop string ends; ``normalized_score`` goes on to say what it was ranked by."""
-        log_probs = self.log_probs[:tokens]
-        return self._replace(
-            ids=self.ids[:tokens],
-            log_probs=log_probs,
-            reason=FinishReason.STOP_SEQUENCE,
-            score=math.fsum(log_probs),
-        )
 
 
 def assemble(
@@ -82,7 +59,7 @@ def assemble_scores(
 def _output(admission: Admission[AdmittedRow], result: RowResult, tokenizer: Tokenizer) -> RowOutput:
     row = admission.row
     try:
-        hypotheses = tuple(_hypothesis(place, row, tokenizer) for place in _places(result))
+        hypotheses = tuple(_hypotheses(row, result, tokenizer))
     except IndexError as error:
         raise BackendFailed(f"the model answered with a token that its tokenizer does not have: {error}") from error
     if not hypotheses:
@@ -95,51 +72,54 @@ def _output(admission: Admission[AdmittedRow], result: RowResult, tokenizer: Tok
     )
 
 
-def _places(result: RowResult) -> Iterator[_Place]:
-    all_ids, all_log_probs = result.ids.tolist(), result.token_log_probs.tolist()
-    columns = (result.lengths, result.finish_reasons, result.scores, result.normalized_scores)
-    for place, (length, code, score, normalized_score) in enumerate(
-        zip(*(column.tolist() for column in columns), strict=True)
-    ):
+def _hypotheses(row: AdmittedRow, result: RowResult, tokenizer: Tokenizer) -> Iterator[Hypothesis]:
+    by_place = zip(
+        result.ids, result.lengths, result.finish_reasons, result.scores, result.normalized_scores, strict=True
+    )
+    for place, (ids, length, code, score, normalized_score) in enumerate(by_place):
         if code == contract.FinishReason.NONE:
             continue  # the search found fewer than were asked for
         numbers_are_sound = math.isfinite(score) and math.isfinite(normalized_score)
-        if code not in _FINISH_REASONS or not 1 <= length <= len(all_ids[place]) or not numbers_are_sound:
+        if code not in _FINISH_REASONS or not 1 <= length <= len(ids) or not numbers_are_sound:
             raise BackendFailed(f"the model answered with finish reason {code}, {length} tokens and score {score}")
-        yield _Place(
-            all_ids[place][:length],
-            all_log_probs[place][:length],
-            _FINISH_REASONS[code],
-            score,
-            normalized_score,
-            None if result.sentences is None else result.sentences[place].decode(errors="replace"),
+        ended = _Ended(ids[:length], _FINISH_REASONS[code], score)
+        if result.sentences is None:
+            (text,) = tokenizer.decode([[*row.prefix_ids, *ended.text_ids]])
+        else:
+            text = result.sentences[place].decode(errors="replace")
+        stop = row.options.stop
+        if stop and (cut := cut_at_stop(text, row.prefix_ids, ended.text_ids, stop, tokenizer)):
+            score_of_cut = math.fsum(result.token_log_probs[place, : cut.tokens].tolist())
+            text, ended = cut.text, _Ended(ids[: cut.tokens], FinishReason.STOP_SEQUENCE, score_of_cut)
+        yield Hypothesis(
+            text=text,
+            finish_reason=ended.reason,
+            generated_tokens=len(ended.ids),
+            score=ended.score,
+            normalized_score=normalized_score,  # of a cut text too: what it was ranked by
+            perplexity=_perplexity(ended.score, len(ended.ids)),
+            tokens=_tokens(ended.ids, result.token_log_probs[place], tokenizer) if row.options.details else None,
         )
 
 
-def _hypothesis(place: _Place, row: AdmittedRow, tokenizer: Tokenizer) -> Hypothesis:
-    options, prefix = row.options, row.prefix_ids.tolist()
-    text = place.text
-    if text is None:
-        (text,) = tokenizer.decode([prefix + place.text_ids])
-    if options.stop and (cut := cut_at_stop(text, prefix, place.text_ids, options.stop, tokenizer)):
-        text = cut.text
-        place = place.cut(cut.tokens)
-    tokens = None
-    if options.details:
-        tokens = tuple(map(Token, place.ids, tokenizer.pieces(place.ids), place.log_probs))
-    return Hypothesis(
-        text=text,
-        finish_reason=place.reason,
-        generated_tokens=len(place.ids),
-        score=place.score,
-        normalized_score=place.normalized_score,
-        perplexity=_perplexity(place.score, len(place.ids)),
-        tokens=tokens,
-    )
+class _Ended(NamedTuple):
+    """New tokens, why there are no more, and the sum of their log-probabilities."""
+
+    ids: Ids
+    reason: FinishReason
+    score: float
+
+    @property
+    def text_ids(self) -> Ids:
+        return self.ids[:-1] if self.reason is FinishReason.EOS_TOKEN else self.ids
+
+
+def _tokens(ids: Ids, log_probs: NDArray[np.float32], tokenizer: Tokenizer) -> tuple[Token, ...]:
+    return tuple(map(Token, ids, tokenizer.pieces(ids), log_probs[: len(ids)].tolist()))
 
 
 def _scored(admission: Admission[ScoringRow], result: ScoreResult, tokenizer: Tokenizer, details: bool) -> ScoredTarget:
-    row, log_probs = admission.row, result.token_log_probs.tolist()
+    row, log_probs = admission.row, result.token_log_probs
     score = math.fsum(log_probs)
     if not math.isfinite(score):
         raise BackendFailed(f"the model answered with score {score}")
@@ -153,14 +133,13 @@ def _scored(admission: Admission[ScoringRow], result: ScoreResult, tokenizer: To
         result.source_tokens, len(log_probs), score, _perplexity(score, len(log_probs)), warnings=admission.warnings
     )
     if details:
-        ids = row.target_ids.tolist()
-        ranks = result.token_ranks.tolist()
+        ids, ranks = row.target_ids, result.token_ranks.tolist()
         scored = replace(scored, tokens=tuple(map(TargetToken, ids, tokenizer.pieces(ids), log_probs, ranks)))
     if row.align:
         if result.attention is None or not np.isfinite(result.attention).all():
             raise BackendFailed("the model answered without the attention that it was asked for")
         rounded = result.attention.astype(np.float64).round(_ATTENTION_DIGITS).tolist()
-        pieces = tuple(tokenizer.pieces(row.source_ids.tolist()))
+        pieces = tuple(tokenizer.pieces(row.source_ids))
         scored = replace(scored, input_pieces=pieces, attention=tuple(map(tuple, rounded)))
     return scored
 

@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable, Sequence
 
 from service.backend import Backend, ModelVersion, VersionState
-from service.engine.intake import Intake, timed
+from service.engine.intake import Intake
 from service.engine.resolver import Resolver
 from service.engine.runs import Runs
 from service.engine.versions import ModelStatus
@@ -122,14 +122,14 @@ class Engine:
             asyncio.CancelledError: the caller hung up; the rows' places are free again.
         """
         latency = self._telemetry.e2e_request_latency_seconds
-        with timed(latency, request.model), self._intake.accepted(request_id, timeout_s) as call:
+        with self._intake.accepted(request_id, timeout_s, request.model, latency) as call:
             run = functools.partial(self._runs.generate, call, self._seed(request.options, len(request.inputs)))
             return await self._resolver.answer(request, call.deadline, run)
 
     async def score(self, request: ScoreRequest, *, request_id: str, timeout_s: float | None = None) -> Scoring:
         """The probability of every target, given its text; arguments and errors as of ``generate``."""
         latency = self._telemetry.e2e_score_latency_seconds
-        with timed(latency, request.model), self._intake.accepted(request_id, timeout_s) as call:
+        with self._intake.accepted(request_id, timeout_s, request.model, latency) as call:
             return await self._resolver.answer(request, call.deadline, functools.partial(self._runs.score, call))
 
     async def tokenize(self, request: TokenizeRequest) -> Tokenization:

@@ -12,6 +12,7 @@ MOST_NAMED: Final = 8
 """Places of unknown characters that one warning names; further ones are counted."""
 LONGEST_NAMED: Final = 16
 """Characters of such a place that are shown."""
+_NEUTRAL: Final = GenerationOptions()
 _OF_SAMPLING: Final = ("temperature", "top_k", "top_p")
 
 
@@ -42,9 +43,10 @@ def target(text: str, ids: Sequence[int], unknown_id: int, tokenizer: Tokenizer)
 
 def without_sampling(options: GenerationOptions) -> list[str]:
     """Of options that change nothing where nothing is sampled."""
-    neutral = GenerationOptions()
-    idle = [name for name in _OF_SAMPLING if getattr(options, name) != getattr(neutral, name)]
-    if options.do_sample or not idle:
+    if options.do_sample:
+        return []
+    idle = [name for name in _OF_SAMPLING if getattr(options, name) != getattr(_NEUTRAL, name)]
+    if not idle:
         return []
     names = ", ".join(f"'{name}'" for name in idle)
     return [f"{names} changed nothing, because 'do_sample' is false"]

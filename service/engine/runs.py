@@ -52,7 +52,7 @@ class Runs:
         characters = sum(map(len, request.inputs)) + len(request.options.prefix)
         admissions = await off_loop_if_long(characters, lambda: admit(request, manifest, tokenizer, in_graph, seed))
         results = await self._batcher.run([each.row for each in admissions], call.deadline, call.request_id)
-        size = sum(result.row.ids.size for result in results) * (DETAILED if request.options.details else 1)
+        size = sum(sum(result.row.lengths) for result in results) * (DETAILED if request.options.details else 1)
         outputs = await off_loop_if_long(
             size, lambda: assemble(admissions, [result.row for result in results], tokenizer)
         )

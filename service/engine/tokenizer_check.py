@@ -57,7 +57,7 @@ class TokenizerCheck:
         ):
             return
         start, end = len(manifest.framing.source_prefix), len(manifest.framing.source_suffix)
-        framed = [admissions[index].row.source_ids.tolist() for index in sample]
+        framed = [admissions[index].row.source_ids for index in sample]
         ids = [each[start : len(each) - end] for each in framed]
         task = asyncio.create_task(self._compare(served, [texts[index] for index in sample], ids))
         self._running.add(task)

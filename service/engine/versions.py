@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Final
@@ -54,6 +54,8 @@ class Versions:
     def __init__(self, backend: Backend, chance: random.Random) -> None:
         self._backend = backend
         self._chance = chance
+        self._seen: Sequence[ModelVersion] = ()  # the snapshot that ``_by_name`` is of
+        self._by_name: dict[str, dict[int, ModelVersion]] = {}
         self._wanted: Labels = {}
         self._applied: dict[tuple[str, str], Split] = {}  # what a model's label stood for last, all of it READY then
         self._told: dict[tuple[str, str], LabelStatus] = {}
@@ -119,10 +121,8 @@ class Versions:
 
     def ready(self, model: str, version: int) -> ModelVersion | None:
         """That version, if it is READY."""
-        for each in self._backend.versions():
-            if (each.name, each.version) == (model, version):
-                return each if each.state is VersionState.READY else None
-        return None
+        found = self._found().get(model, {}).get(version)
+        return found if found is not None and found.state is VersionState.READY else None
 
     def resolve(self, model: str | None, version: VersionChoice, gone: Collection[int] = ()) -> ModelVersion:
         """The READY version that answers a request; where a label stands for several, each has its chance.
@@ -147,7 +147,9 @@ class Versions:
             (model,) = counted
         if model not in found:
             raise ModelNotFound(f"there is no model {model!r}: name one of {', '.join(found)}")
-        versions = {number: each for number, each in found[model].items() if version == number or number not in gone}
+        versions: Mapping[int, ModelVersion] = found[model]
+        if gone:
+            versions = {number: each for number, each in versions.items() if version == number or number not in gone}
         if isinstance(version, int):
             if version not in versions:
                 there_are = ", ".join(map(str, versions))
@@ -157,13 +159,18 @@ class Versions:
             choices = self._choices(model, version, versions)
         if not choices:
             raise self._nothing_ready(model, version, versions)
-        (number,) = self._chance.choices(list(choices), list(choices.values()))
+        (number,) = choices if len(choices) == 1 else self._chance.choices(list(choices), list(choices.values()))
         return versions[number]
 
     def _found(self) -> dict[str, dict[int, ModelVersion]]:
         """By name and number, newest first."""
         versions = self._backend.versions()
-        return {name: {each.version: each for each in of_name} for name, of_name in groupby(versions, key=_name)}
+        if versions is not self._seen:
+            self._seen = versions
+            self._by_name = {
+                name: {each.version: each for each in of_name} for name, of_name in groupby(versions, key=_name)
+            }
+        return self._by_name
 
     def _choices(self, model: str, label: str | None, versions: Mapping[int, ModelVersion]) -> Split:
         """The READY versions that may answer, with their weights."""

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Final
 
-from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -26,8 +25,11 @@ QUIET_OPERATIONS: Final = ("livez", "readyz", "metrics")
 class CallMiddleware:
     """Wraps the whole application: nothing raised inside gets past it, and every answer carries id and total time."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, endpoints: Mapping[tuple[str, str], Endpoint], telemetry: Telemetry) -> None:
+        """``endpoints``: of ``app``, by method and path; those that are found so need no routing."""
         self._app = app
+        self._endpoints = endpoints
+        self._telemetry = telemetry
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -35,7 +37,7 @@ class CallMiddleware:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = _request_id(scope)
+        request_id = safe_request_id(header(scope, b"x-request-id"))
         scope.setdefault("state", {})["request_id"] = request_id
         status = 0
 
@@ -43,16 +45,39 @@ class CallMiddleware:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                headers = MutableHeaders(scope=message)
-                headers["x-request-id"] = request_id
-                headers["x-total-time"] = milliseconds(time.perf_counter() - started)
+                total = milliseconds(time.perf_counter() - started)
+                told = (b"x-request-id", request_id.encode()), (b"x-total-time", total.encode())
+                message["headers"] = [*message["headers"], *told]
             await send(message)
 
         try:
-            await self._app(scope, receive, send_with_headers)
-        except Exception as error:  # noqa: BLE001  it has been answered with 500; the connection must live on
-            log_event("unexpected error", logging.ERROR, error=error, request_id=request_id)
+            endpoint = scope["endpoint"] = self._endpoints.get((scope["method"], scope["path"]))
+            await (endpoint or self._app)(scope, receive, send_with_headers)
+        except Exception as error:  # noqa: BLE001  it is answered; the connection must live on
+            response = self._error_response(error, request_id)
+            if not status:
+                await response(scope, receive, send_with_headers)
         _log(scope, request_id, status, time.perf_counter() - started)
+
+    def _error_response(self, error: Exception, request_id: str) -> Response:
+        status, error_type, message, headers = _told(error)
+        if error_type == INTERNAL_ERROR_TYPE:
+            log_event("unexpected error", logging.ERROR, error=error, request_id=request_id)
+        self._telemetry.count_failure(error_type)
+        return json_response({"error": message, "error_type": error_type}, status, headers)
+
+
+class Endpoint:
+    """What answers a route, as an ASGI application: a mere function Starlette would wrap twice, at each call."""
+
+    def __init__(self, answer: Callable[[Request], Awaitable[Response]]) -> None:
+        self.__name__ = answer.__name__
+        self._answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        response = await self._answer(Request(scope, receive))
+        await response(scope, receive, send)
 
 
 def json_response(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
@@ -60,36 +85,20 @@ def json_response(value: object, status: int = 200, headers: Mapping[str, str] |
     return Response(dump_json(value), status, headers, JSON)
 
 
-class ErrorResponses:
-    """Every error as its status and envelope, counted."""
-
-    def __init__(self, telemetry: Telemetry) -> None:
-        self._telemetry = telemetry
-
-    async def service_error(self, request: Request, error: Exception) -> Response:
-        """An error of the table."""
-        assert isinstance(error, ServiceError)
+def _told(error: Exception) -> tuple[int, str, str, dict[str, str]]:
+    """Status, type, message and headers of what a client is told of ``error``."""
+    if isinstance(error, ServiceError):
         row = error_row(error)
         headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
-        return self._answer(row.http_status, row.error_type, error.message, headers)
-
-    async def http_error(self, request: Request, error: Exception) -> Response:
-        """What the router refuses: an unknown path or a wrong method."""
-        assert isinstance(error, HTTPException)
-        if error.status_code == 404:
-            return self._answer(404, "not_found", "there is no such path: GET /docs shows those there are")
-        if error.status_code == 405:
-            allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
-            return self._answer(405, "validation", f"wrong method: this path takes {allowed}", {"allow": allowed})
-        return self._answer(error.status_code, "validation", error.detail)
-
-    async def unexpected(self, request: Request, error: Exception) -> Response:
-        """A fault of ours; ``CallMiddleware`` logs it."""
-        return self._answer(500, INTERNAL_ERROR_TYPE, FAULT)
-
-    def _answer(self, status: int, error_type: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
-        self._telemetry.count_failure(error_type)
-        return json_response({"error": message, "error_type": error_type}, status, headers)
+        return row.http_status, row.error_type, error.message, headers
+    if not isinstance(error, HTTPException):
+        return 500, INTERNAL_ERROR_TYPE, FAULT, {}
+    if error.status_code == 404:
+        return 404, "not_found", "there is no such path: GET /docs shows those there are", {}
+    if error.status_code == 405:
+        allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
+        return 405, "validation", f"wrong method: this path takes {allowed}", {"allow": allowed}
+    return error.status_code, "validation", error.detail, {}
 
 
 async def read_body(request: Request, limit: int) -> bytes:
@@ -99,28 +108,26 @@ async def read_body(request: Request, limit: int) -> bytes:
         RequestTooLarge: it is longer, or says so in its Content-Length.
         ClientClosed: the client hung up before its end.
     """
-    too_large = RequestTooLarge(f"the body exceeds {limit} bytes: send fewer or shorter texts in one request")
-    declared = request.headers.get("content-length", "")
-    if declared.isdecimal() and int(declared[:20]) > limit:
-        raise too_large
+    declared = header(request.scope, b"content-length") or ""
+    size = int(declared[:20]) if declared.isdecimal() else 0
     chunks: list[bytes] = []
-    size = 0
-    while True:
+    while size <= limit:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             raise ClientClosed("the client hung up while it sent its request")
-        chunk = message.get("body", b"")
-        size += len(chunk)
-        if size > limit:
-            raise too_large
-        chunks.append(chunk)
-        if not message.get("more_body", False):
+        chunks.append(message.get("body", b""))
+        size = max(size, sum(map(len, chunks)))
+        if not message.get("more_body", False) and size <= limit:
             return b"".join(chunks)
+    raise RequestTooLarge(f"the body exceeds {limit} bytes: send fewer or shorter texts in one request")
 
 
-def _request_id(scope: Scope) -> str:
-    given = (value.decode("latin-1") for name, value in scope["headers"] if name == b"x-request-id")
-    return safe_request_id(next(given, None))
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header of that name (in small letters), None if there is none."""
+    for each, value in scope["headers"]:
+        if each == name:
+            return value.decode("latin-1")  # type: ignore[no-any-return]
+    return None
 
 
 def _log(scope: Scope, request_id: str, status: int, total_s: float) -> None:

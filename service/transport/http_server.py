@@ -68,7 +68,9 @@ class TimedProtocol(HttpToolsProtocol):
         self._header_timeout_s = header_timeout_s
         self._body_timeout_s = body_timeout_s
         self._write_timeout_s = write_timeout_s
-        self._timer: asyncio.TimerHandle | None = None
+        self._due_s: float | None = None  # time for what is to arrive
+        self._timer: asyncio.TimerHandle | None = None  # of that; what arrives in one piece needs none
+        self._receiving = False
         self._write_timer: asyncio.TimerHandle | None = None
         self._header_bytes = 0
         self._in_headers = False
@@ -78,7 +80,7 @@ class TimedProtocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first request's headers are due."""
-        super().connection_made(transport)
+        super().connection_made(JoinedWrites(transport, self.loop))  # type: ignore[arg-type]  # it does what that does
         transport.set_write_buffer_limits(0)  # so that writing is paused as long as anything is left to be sent
         self._arm(self._header_timeout_s)
 
@@ -102,11 +104,14 @@ class TimedProtocol(HttpToolsProtocol):
         """Bytes of headers or of a body."""
         if self._refusal is not None:
             return
+        self._receiving = True
         if not self._in_body:
             self._header_bytes += len(data)
-            if self._timer is None and not self._unanswered:
+            if self._due_s is None and not self._unanswered:
                 self._arm(self._header_timeout_s)
         super().data_received(data)
+        self._receiving = False
+        self._start_timer()
         if self._header_bytes > MAX_HEADER_BYTES and not self.transport.is_closing():
             self.send_400_response("The request's headers are too large.")
 
@@ -120,7 +125,7 @@ class TimedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request is here."""
         self._in_headers = True
-        if self._timer is None and not self._unanswered:  # it came with the end of a body that was answered before
+        if self._due_s is None and not self._unanswered:  # it came with the end of a body that was answered before
             self._unset_keepalive_if_required()
             self._arm(self._header_timeout_s)
         super().on_message_begin()
@@ -166,9 +171,16 @@ class TimedProtocol(HttpToolsProtocol):
 
     def _arm(self, seconds: float) -> None:
         self._disarm()
-        self._timer = self.loop.call_later(seconds, self.transport.close)
+        self._due_s = seconds
+        if not self._receiving:
+            self._start_timer()
+
+    def _start_timer(self) -> None:
+        if self._due_s is not None and self._timer is None:
+            self._timer = self.loop.call_later(self._due_s, self.transport.close)
 
     def _disarm(self) -> None:
+        self._due_s = None
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -177,3 +189,34 @@ class TimedProtocol(HttpToolsProtocol):
         if self._write_timer is not None:
             self._write_timer.cancel()
             self._write_timer = None
+
+
+class JoinedWrites:
+    """A transport that sends the head of an answer, which is written by itself, in one packet with what comes next."""
+
+    def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
+        self._transport = transport
+        self._loop = loop
+        self._held: bytes | None = None
+
+    def write(self, data: bytes) -> None:
+        """Hold what comes first until the loop goes on."""
+        if self._held is None:
+            self._held = data
+            self._loop.call_soon(self._flush)
+        else:
+            held, self._held = self._held, None
+            self._transport.write(held + data)
+
+    def close(self) -> None:
+        """Close it once all is sent."""
+        self._flush()
+        self._transport.close()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transport, name)
+
+    def _flush(self) -> None:
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._transport.write(held)

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import logging
 import re
-import uuid
+import secrets
 from typing import Any, Final
 
-from service.telemetry import LOGGER_NAME, log_event
+from service.telemetry import log_event
 
 FAULT: Final = "the server failed on this request: its log has the details"
 """All that a client is told of an error that is none of the table."""
 
 _SAFE_ID: Final = re.compile(r"[A-Za-z0-9._:@/+=-]{1,128}")
-_LOGGER: Final = logging.getLogger(LOGGER_NAME)
 
 
 def safe_request_id(given: str | None) -> str:
     """The client's own id where it may go into headers and logs as it is, else a new one."""
-    return given if given is not None and _SAFE_ID.fullmatch(given) else uuid.uuid4().hex
+    return given if given is not None and _SAFE_ID.fullmatch(given) else secrets.token_hex(16)
 
 
 def milliseconds(seconds: float) -> str:
@@ -29,5 +28,4 @@ def milliseconds(seconds: float) -> str:
 def log_call(request_id: str, total_s: float, *, quiet: bool, **fields: Any) -> None:
     """The line of one call; ``quiet``: machines ask it every few seconds, so it is logged at debug."""
     level = logging.DEBUG if quiet else logging.INFO
-    if _LOGGER.isEnabledFor(level):
-        log_event("call", level, request_id=request_id, **fields, total_ms=round(total_s * 1000, 3))
+    log_event("call", level, request_id=request_id, **fields, total_ms=round(total_s * 1000, 3))

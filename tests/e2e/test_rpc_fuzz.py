@@ -108,7 +108,7 @@ async def _code(channel, path, data):
 
 
 def test_whatever_comes_is_answered(monkeypatch, caplog):
-    monkeypatch.setattr("service.transport.shared._LOGGER.propagate", True)
+    monkeypatch.setattr("service.telemetry._LOGGER.propagate", True)
     found = collections.defaultdict(collections.Counter)
     cases = _cases(random.Random(5))
 

@@ -50,6 +50,17 @@ def test_servers_in_one_process_count_apart() -> None:
     assert other.registry.get_sample_value("malgil_request_failure_total", {"error_type": "timeout"}) is None
 
 
+def test_a_child_is_made_once_and_counts_for_its_labels_alone() -> None:
+    telemetry = Telemetry()
+    for model, texts in (("a", 2), ("b", 3), ("a", 4)):
+        telemetry.scored_targets.labels(model).inc(texts)
+    assert telemetry.scored_targets.labels("a") is telemetry.scored_targets.labels("a")
+    counts = [
+        telemetry.registry.get_sample_value("malgil_scored_targets_total", {"model_name": name}) for name in "abc"
+    ]
+    assert counts == [6, 3, None]
+
+
 def test_an_event_is_one_line_of_json(stream: io.StringIO) -> None:
     log_event("batch failed", logging.WARNING, model_name="말길", rows=3)
     lines = stream.getvalue().splitlines()

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
 from service.batching import AdmittedRow, ScoringRow
 from service.batching.rows import Ids
 from service.generation import GenerationOptions
@@ -23,9 +21,8 @@ def make_row(
     """A row of ``source_tokens`` source tokens, end of sentence included; ``options`` as in ``GenerationOptions``."""
     seed = options.get("seed") or 0
     assert isinstance(seed, int)
-    prefix_ids = np.zeros(0, dtype=np.int32)
     typed = GenerationOptions(**options)
-    return AdmittedRow(model, 1, _source(source_tokens, first_id), prefix_ids, typed, max_new_tokens, seed, text)
+    return AdmittedRow(model, 1, _source(source_tokens, first_id), [], typed, max_new_tokens, seed, text)
 
 
 def make_scoring_row(
@@ -38,8 +35,8 @@ def make_scoring_row(
     texts: tuple[str, str] | None = None,
 ) -> ScoringRow:
     """A row that scores ``target_ids`` given ``source_tokens`` source tokens, end of sentence included."""
-    return ScoringRow(model, 1, _source(source_tokens, first_id), np.array(target_ids, np.int32), align, texts)
+    return ScoringRow(model, 1, _source(source_tokens, first_id), target_ids, align, texts)
 
 
 def _source(tokens: int, first_id: int) -> Ids:
-    return np.array([*range(first_id, first_id + tokens - 1), 3], dtype=np.int32)
+    return [*range(first_id, first_id + tokens - 1), 3]

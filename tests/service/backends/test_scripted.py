@@ -62,7 +62,7 @@ def test_generating_from_texts_is_generating_from_their_tokens() -> None:
     found = predict(batch_inputs(rows) | prefix, "generate")
     by_ids = []
     for row, ids, length in zip(rows, tokens["ids"], tokens["lengths"], strict=True):
-        source_ids = np.array([*ids[:length], 3], np.int32)
+        source_ids = [*ids[:length], 3]
         by_ids.append(AdmittedRow(row.model, 1, source_ids, row.prefix_ids, row.options, row.max_new_tokens, row.seed))
     expected = predict(batch_inputs(by_ids) | prefix)
     for name, array in expected.items():

@@ -67,7 +67,7 @@ def submit(batcher: Batcher, *rows: AdmittedRow, timeout_s: float = 10.0) -> asy
 
 
 def echoed(result: TimedResult) -> list[int]:
-    ids: list[int] = result.row.ids[0, : result.row.lengths[0]].tolist()
+    ids: list[int] = result.row.ids[0][: result.row.lengths[0]]
     return ids
 
 
@@ -75,7 +75,7 @@ def test_answers_come_in_the_order_of_the_rows() -> None:
     async def test(batcher: Batcher) -> None:
         rows = [make_row(length, max_new_tokens=512) for length in (5, 200, 2, 90, 7)]
         results = await batcher.run(rows, in_s(10), "test")
-        assert [echoed(result) for result in results] == [row.source_ids.tolist() for row in rows]
+        assert [echoed(result) for result in results] == [row.source_ids for row in rows]
 
     run(test)
 

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from service.batching.costs import RowCost, RowSeconds
-from service.batching.jobs import Entry, Job
-from service.batching.waiting import Start, Waiting, cost_class
+from service.batching.costs import RowCost
+from service.batching.jobs import Entry, Job, Start
+from service.batching.waiting import Waiting, cost_class
 from tests.support.rows import make_row
 
 sequences = itertools.count()
@@ -19,8 +19,8 @@ def make_entry(
 ) -> Entry:
     row = make_row(tokens, **options)
     job = Job([row], deadline, lambda job: None)
-    cost, times = RowCost(tokens, tokens, row.width), RowSeconds(2 * seconds, 5 * seconds, seconds)
-    return Entry(due, next(sequences), job, 0, row, cost, times, 0.0)
+    cost, start = RowCost(tokens, tokens, row.width), Start(deadline - 2 * seconds, 3 * seconds)
+    return Entry(due, next(sequences), job, 0, row, row.group, cost, cost_class(cost), seconds, start, 0.0)
 
 
 def waiting_of(*entries: Entry) -> Waiting:
@@ -55,7 +55,7 @@ def test_nothing_is_left_of_what_was_removed() -> None:
     chance = random.Random(0)
     entries = [make_entry(chance.uniform(0, 9), chance.randint(1, 300), seconds=chance.random()) for _ in range(200)]
     waiting = waiting_of(*entries)
-    assert waiting.backlog.seconds == pytest.approx(sum(entry.seconds.share for entry in entries))
+    assert waiting.backlog.seconds == pytest.approx(sum(entry.share for entry in entries))
     chance.shuffle(entries)
     for entry in entries:
         assert waiting

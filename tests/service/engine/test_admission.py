@@ -34,8 +34,8 @@ def to_score(*pairs: tuple[str, str], in_graph: bool = False, **parameters: bool
 def test_texts_become_framed_ids() -> None:
     (first, second) = admitted("the word", "no")
     (ids,) = TOKENIZER.encode(["the word"])
-    assert first.row.source_ids.tolist() == [*ids, 3]
-    assert second.row.source_ids.tolist()[-1] == 3
+    assert first.row.source_ids == [*ids, 3]
+    assert second.row.source_ids[-1] == 3
     assert first.truncated_tokens == 0
 
 
@@ -51,7 +51,7 @@ def test_too_many_tokens_are_refused_or_cut_and_counted() -> None:
     _, cut = admitted("no", text, truncate=True)
     assert cut.truncated_tokens == 2
     assert cut.warnings == ("input truncated by 2 tokens",)
-    assert TOKENIZER.decode([cut.row.source_ids.tolist()]) == ["the the the the the"]
+    assert TOKENIZER.decode([cut.row.source_ids]) == ["the the the the the"]
 
 
 def test_a_text_of_which_nothing_is_left_is_refused() -> None:
@@ -86,7 +86,7 @@ def test_new_tokens_are_bounded_by_request_default_and_target_limit(
 
 def test_a_prefix_is_tokenized_without_framing() -> None:
     (admission,) = admitted("no", prefix="the word")
-    assert admission.row.prefix_ids.tolist() == TOKENIZER.encode(["the word"])[0]
+    assert admission.row.prefix_ids == TOKENIZER.encode(["the word"])[0]
 
 
 @pytest.mark.parametrize(
@@ -133,15 +133,15 @@ def test_characters_that_the_model_does_not_know_are_warned_of_where_it_reads_th
 
 def test_targets_end_in_end_of_sentence() -> None:
     (admission,) = to_score(("the word", "no"))
-    assert admission.row.source_ids.tolist() == [*TOKENIZER.encode(["the word"])[0], 3]
-    assert admission.row.target_ids.tolist() == [*TOKENIZER.encode(["no"])[0], 3]
+    assert admission.row.source_ids == [*TOKENIZER.encode(["the word"])[0], 3]
+    assert admission.row.target_ids == [*TOKENIZER.encode(["no"])[0], 3]
     assert (admission.warnings, admission.row.texts, admission.row.signature) == ((), None, "score_ids")
 
 
 @pytest.mark.parametrize("target", ["", " ", "\u3000 "])
 def test_a_target_of_nothing_is_that_the_text_ends_at_once(target: str) -> None:
     (admission,) = to_score(("the word", target))
-    assert admission.row.target_ids.tolist() == [3]
+    assert admission.row.target_ids == [3]
     assert admission.warnings == ("target has no tokens: the score is that of ending at once",)
 
 

@@ -23,14 +23,13 @@ EOS = 3
 
 def result(ids: list[list[int]], codes: list[Code], scores: list[float], lengths: list[int] | None = None) -> RowResult:
     width = max(map(len, ids))
-    padded = np.array([each + [0] * (width - len(each)) for each in ids], np.int32)
     return RowResult(
-        ids=padded,
-        lengths=np.array(lengths or [len(each) for each in ids], np.int32),
-        finish_reasons=np.array(codes, np.int32),
-        scores=np.array(scores, np.float32),
-        normalized_scores=np.array(scores, np.float32) / 2,
-        token_log_probs=np.full(padded.shape, -0.5, np.float32),
+        ids=[each + [0] * (width - len(each)) for each in ids],
+        lengths=lengths or [len(each) for each in ids],
+        finish_reasons=codes,
+        scores=scores,
+        normalized_scores=[score / 2 for score in scores],
+        token_log_probs=np.full((len(ids), width), -0.5, np.float32),
         source_tokens=4,
     )
 
@@ -58,7 +57,7 @@ def test_a_cut_text_keeps_its_last_token() -> None:
 
 def test_texts_begin_with_the_prefix() -> None:
     row = make_row(4)
-    object.__setattr__(row, "prefix_ids", np.array([THE], np.int32))
+    row.prefix_ids = [THE]
     (output,) = assemble([Admission(row, 0)], [result([[WORD, EOS]], [Code.EOS_TOKEN], [-1.0])], TOKENIZER)
     assert output.hypotheses[0].text == "the word"
     assert output.hypotheses[0].generated_tokens == 2
@@ -78,7 +77,7 @@ def test_places_without_hypothesis_are_left_out_and_rows_keep_apart() -> None:
 
 def test_texts_and_counts_are_the_graphs_where_it_tokenizes() -> None:
     answer = result([[THE, EOS], [WORD, EOS]], [Code.EOS_TOKEN] * 2, [-1.0, -2.0])
-    sentences = np.array([b"one", "길".encode() + b"\xff"], object)
+    sentences = [b"one", "길".encode() + b"\xff"]
     answer = answer._replace(source_tokens=9, sentences=sentences)
     (output,) = assemble([admission(details=True)], [answer], TOKENIZER)
     assert [each.text for each in output.hypotheses] == ["one", "길\ufffd"]
@@ -87,7 +86,7 @@ def test_texts_and_counts_are_the_graphs_where_it_tokenizes() -> None:
 
 
 def test_an_unknown_token_is_the_models_fault_also_beside_a_sentence() -> None:
-    answer = result([[10**6, EOS]], [Code.EOS_TOKEN], [-1.0])._replace(sentences=np.array([b"one"], object))
+    answer = result([[10**6, EOS]], [Code.EOS_TOKEN], [-1.0])._replace(sentences=[b"one"])
     with pytest.raises(BackendFailed, match="a token that its tokenizer does not have"):
         assemble([admission(details=True)], [answer], TOKENIZER)
 
@@ -135,7 +134,7 @@ def scored(answer: ScoreResult, details: bool = False, **row: Any) -> ScoredTarg
     return target
 
 
-SCORES = ScoreResult(np.array([-0.5, -1.0, -0.25], np.float32), np.array([0, 3, 0], np.int32), 3)
+SCORES = ScoreResult([-0.5, -1.0, -0.25], np.array([0, 3, 0], np.int32), 3)
 
 
 def test_a_score_is_the_sum_over_the_target_its_end_included() -> None:
@@ -164,9 +163,9 @@ def test_attention_is_told_with_the_pieces_that_it_is_paid_to() -> None:
 @pytest.mark.parametrize(
     ("answer", "row"),
     [
-        (SCORES._replace(token_log_probs=np.array([-0.5, -math.inf, -0.25], np.float32)), {}),
-        (SCORES._replace(token_log_probs=np.array([-0.5, math.nan, -0.25], np.float32)), {}),
-        (SCORES._replace(token_log_probs=np.array([-0.5, -0.25], np.float32)), {}),
+        (SCORES._replace(token_log_probs=[-0.5, -math.inf, -0.25]), {}),
+        (SCORES._replace(token_log_probs=[-0.5, math.nan, -0.25]), {}),
+        (SCORES._replace(token_log_probs=[-0.5, -0.25]), {}),
         (SCORES._replace(source_tokens=4), {}),
         (SCORES, {"align": True}),
         (SCORES._replace(attention=np.full((3, 3), math.nan, np.float32)), {"align": True}),

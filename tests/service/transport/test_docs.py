@@ -38,7 +38,9 @@ def test_its_calls_run():
 
     async def scenario():
         async with rest_server() as server:
-            return [await server.client.post(path, content=body.replace("en-fr", "echo").encode()) for path, body in calls]
+            return [
+                await server.client.post(path, content=body.replace("en-fr", "echo").encode()) for path, body in calls
+            ]
 
     assert [response.status_code for response in asyncio.run(scenario())] == [200] * 5
 

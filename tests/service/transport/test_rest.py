@@ -6,6 +6,7 @@ import re
 import threading
 from dataclasses import replace
 
+import httpx
 import pytest
 
 from service.backend import VersionState
@@ -13,7 +14,9 @@ from service.backends.scripted import ScriptedBackend
 from service.engine.answers import assemble
 from service.errors import ERROR_TABLE, BackendFailed, BackendUnavailable, ClientClosed, DeadlineExceeded, ServiceError
 from service.generation import Hypothesis
+from service.telemetry import Telemetry
 from service.transport import schemas
+from service.transport.call import CallMiddleware
 from service.transport.json_body import dump_json
 from tests.support.rest_client import rest_server
 
@@ -291,6 +294,7 @@ def test_for_any_other_a_new_one_is_made(given):
         ("GET", "/v1", (404, "not_found")),
         ("POST", "/v1/generate/", (404, "not_found")),
         ("GET", "/v1/models/", (404, "not_found")),
+        ("GET", "/v1/models/%7Bname%7D", (404, "not_found")),
         ("GET", "/docs/../secret", (404, "not_found")),
         ("GET", "/docs/main.py", (404, "not_found")),
         ("GET", "/v1/generate", (405, "validation")),
@@ -380,7 +384,7 @@ def test_a_fault_of_ours_is_a_500_in_the_envelope_and_logged(monkeypatch, caplog
             monkeypatch.setattr(server.engine, "generate", lambda *a, **k: 1 / 0)
             return await server.client.post("/v1/generate", json={"inputs": "secret"})
 
-    monkeypatch.setattr("service.transport.shared._LOGGER.propagate", True)
+    monkeypatch.setattr("service.telemetry._LOGGER.propagate", True)
     response = asyncio.run(scenario())
     assert error_of(response) == (500, "internal")
     assert "secret" not in caplog.text
@@ -517,7 +521,7 @@ def test_a_client_that_hangs_up_frees_its_place_at_once():
 
 
 def test_calls_are_logged_without_their_texts(monkeypatch, caplog):
-    monkeypatch.setattr("service.transport.shared._LOGGER.propagate", True)
+    monkeypatch.setattr("service.telemetry._LOGGER.propagate", True)
     caplog.set_level("INFO", "malgil")
     generate({"inputs": "my secret"}, headers={"x-request-id": "r1"})
     ask("GET", "/my-secret-path")
@@ -533,18 +537,21 @@ def test_calls_are_logged_without_their_texts(monkeypatch, caplog):
 
 def test_every_error_of_the_table_has_its_status():
     """Transports have no table of their own."""
-    from service.telemetry import Telemetry
-    from service.transport.call import ErrorResponses
 
     async def scenario(error):
-        return await ErrorResponses(Telemetry()).service_error(None, error)
+        async def app(scope, receive, send):
+            raise error
+
+        transport = httpx.ASGITransport(CallMiddleware(app, {}, Telemetry()))
+        async with httpx.AsyncClient(transport=transport, base_url="http://malgil") as client:
+            return await client.get("/")
 
     for kind, row in ERROR_TABLE.items():
         for seconds in (2, None):
             error: ServiceError = kind("why", retry_after_s=seconds)
             response = asyncio.run(scenario(error))
             assert response.status_code == row.http_status
-            assert json.loads(response.body) == {"error": "why", "error_type": row.error_type}
+            assert response.json() == {"error": "why", "error_type": row.error_type}
             assert response.headers.get("retry-after") == (seconds and str(seconds))
 
 

@@ -45,7 +45,7 @@ def test_every_error_of_the_table_has_its_code(monkeypatch, kind, retry_after_s)
 
 
 def test_a_fault_of_ours_is_internal_and_logged(monkeypatch, caplog):
-    monkeypatch.setattr("service.transport.shared._LOGGER.propagate", True)
+    monkeypatch.setattr("service.telemetry._LOGGER.propagate", True)
     error, metrics = ask(monkeypatch, ZeroDivisionError("my secret"))
     assert (error.code(), error.details()) == (grpc.StatusCode.INTERNAL, FAULT)
     assert dict(error.trailing_metadata())["error-type"] == "internal"
@@ -88,7 +88,7 @@ def test_who_gave_up_is_told_by_the_clock(monkeypatch, after_s, error_type):
 
 
 def test_calls_are_logged_without_their_texts(monkeypatch, caplog):
-    monkeypatch.setattr("service.transport.shared._LOGGER.propagate", True)
+    monkeypatch.setattr("service.telemetry._LOGGER.propagate", True)
     caplog.set_level("INFO", "malgil")
 
     async def scenario():
