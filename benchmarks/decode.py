@@ -26,6 +26,7 @@ from rich.table import Table
 
 from benchmarks.op_times import op_times, table
 from benchmarks.peers import builds
+from benchmarks.peers.arguments import names, numbers
 from benchmarks.peers.contenders import CONTENDERS, NAIVE, OURS, Contender, named, running
 from benchmarks.peers.engines import Call, Ids
 from benchmarks.peers.random_model import random_sources
@@ -226,16 +227,6 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("--profile", metavar="CONTENDER")
     found.add_argument("--json", type=Path)
     return found
-
-
-def names(text: str) -> list[str]:
-    """``a,b`` -> ["a", "b"]."""
-    return text.split(",")
-
-
-def numbers(text: str) -> list[int]:
-    """``1,8`` -> [1, 8]."""
-    return [int(part) for part in text.split(",")]
 
 
 def main() -> None:

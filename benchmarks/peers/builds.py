@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from benchmarks.peers.countdown import Row
 
 REPOSITORY = Path(__file__).parents[2]
 _FOLDER = REPOSITORY / "build" / "benchmarks"
@@ -17,19 +20,27 @@ CALIBRATION_FILE = "calibration.tsv"
 """Text pairs in a folder of ``trained``."""
 
 
-def trained(config: str, overrides: Mapping[str, Any] | None = None) -> Path:
-    """The folder of ``random_model(config, overrides)``, as training would have left it."""
-    key = [json.dumps([config, dict(overrides or {})]), (_PEERS / "random_model.py").read_text()]
+def trained(config: str, overrides: Mapping[str, Any] | None = None, countdowns: Sequence[Row] = ()) -> Path:
+    """The folder of ``random_model(config, overrides)``, as training would have left it.
+
+    ``countdowns`` are rows that it shall answer so, if there are any.
+    """
+    rows = [[row.source, row.length] for row in countdowns]
+    key = [json.dumps([config, dict(overrides or {}), rows]), *_texts("random_model.py")]
+    key += _texts("countdown.py") if countdowns else []
 
     def make(folder: Path) -> None:
+        from benchmarks.peers.countdown import fit_countdowns
         from benchmarks.peers.random_model import random_model, random_pairs
         from model_export.trained_model import save_trained_model
 
         model = random_model(config, overrides)
+        if countdowns:
+            fit_countdowns(model, countdowns)
         save_trained_model(folder, model)
         (folder / CALIBRATION_FILE).write_text(random_pairs(model.config.model.vocabulary_size), encoding="utf-8")
 
-    return _made(config, key, make)
+    return _made(f"{config}-countdown" if countdowns else config, key, make)
 
 
 def artifact(model: Path, dtype: str, calibration: Path | None = None) -> Path:

@@ -15,9 +15,16 @@ from model_export.models import build_model
 from model_export.text.tokenizers import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 from model_export.trained_model import TrainedModel
 
-FIRST_WORD_ID = 4 + 256
-"""Special tokens and bytes come before it; the rest of the vocabulary are words."""
+FIRST_WORD_ID = 4 + 256 + 1
+"""Special tokens, bytes and a space come before it; the rest of the vocabulary are words."""
 
+_SURENESS = 10.0
+"""Standard deviation of the logits: the likeliest token has about as much probability as after a training."""
+_END = 4.2
+"""Bias of EOS in standard deviations of the logits. Answers are short where they may be: only few tokens in a row are
+sure enough for a certificate."""
+_RESIDUAL = 0.35
+"""Gain of a linear layer. With more, rounding would grow from layer to layer."""
 _SYLLABLES = ["".join(letters) for letters in itertools.product("bdfgklmnprstvz", "aeiou")]
 _SAMPLE_SIZES = (2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24)
 
@@ -36,7 +43,9 @@ def random_model(config: str, overrides: Mapping[str, Any] | None = None) -> Tra
         if len(weight.shape) > 1:  # biases and scales stay as they are
             weight.assign(_drawn(weight.path, tuple(weight.shape), generator))
     (bias,) = [weight for weight in model.weights if weight.path.endswith(f"{model.name}/output/bias")]
-    bias.assign(np.where(np.arange(run.model.vocabulary_size) < FIRST_WORD_ID, -1e4, 0.0))  # answers are words
+    biases = np.where(np.arange(run.model.vocabulary_size) < FIRST_WORD_ID, -1e4, 0.0)  # answers are words
+    biases[EOS_ID] = _END * _SURENESS
+    bias.assign(biases)
     words = _words(run.model.vocabulary_size - FIRST_WORD_ID)
     samples = [" ".join(generator.choice(words, size)) for size in _SAMPLE_SIZES]
     return TrainedModel(run, _tokenizer(words), model, samples, {"data": "none, the weights are random"})
@@ -65,16 +74,18 @@ def _drawn(path: str, shape: tuple[int, ...], generator: np.random.Generator) ->
     in one token said again and again.
     """
     if path.endswith("embedding/table"):
-        return generator.normal(0.0, 2.0 * shape[1] ** -0.5, shape)
+        return generator.normal(0.0, 3.0 * shape[1] ** -0.5, shape)
     if path.endswith("kernel") and "/cell/" in path:  # of a Keras cell: [in, out]
         return generator.normal(0.0, 2.0 * shape[0] ** -0.5, shape)
-    kernel = generator.normal(0.0, 0.7 * shape[1] ** -0.5, shape)  # [out, in]; with more, rounding grows by the layer
-    if path.count("/") == 2:  # the whole model's: some tokens are likely, as after a training
-        kernel *= 6.0
+    kernel = generator.normal(0.0, _RESIDUAL * shape[1] ** -0.5, shape)  # [out, in]
+    if path.count("/") == 2:  # the whole model's, of its output
+        kernel *= _SURENESS / _RESIDUAL
     if path.endswith("qkv/kernel"):
         kernel[: 2 * shape[1]] *= 2.0
     if path.endswith("cross_attention/query/kernel"):
         kernel *= 2.0
+    if path.endswith("cross_attention/output/kernel"):
+        kernel *= 3.0
     if path.endswith("key_value/kernel"):
         kernel[: shape[1]] *= 2.0
     if path.endswith("shrink/kernel"):
@@ -94,6 +105,7 @@ def _tokenizer(words: Sequence[str]) -> bytes:
     special = {PAD_ID: "<pad>", UNK_ID: "<unk>", BOS_ID: "<s>", EOS_ID: "</s>"}
     pieces = [(special[index], kinds.UNKNOWN if index == UNK_ID else kinds.CONTROL) for index in sorted(special)]
     pieces += [(f"<0x{byte:02X}>", kinds.BYTE) for byte in range(256)]
+    pieces += [("▁", kinds.NORMAL)]
     pieces += [(f"▁{word}", kinds.NORMAL) for word in words]
     model = sentencepiece_proto.ModelProto()
     for piece, kind in pieces:
