@@ -55,7 +55,7 @@ class Seq2SeqModel(keras.Model):
         """
         linears = self.linears()
         tables = {layer.table.path for layer in self._flatten_layers() if isinstance(layer, TokenEmbedding)}
-        replaced = {weight.path for linear in linears for weight in (linear.kernel, linear.bias)} - tables
+        replaced = {weight.path for linear in linears for weight in linear.weights} - tables
         kept = [weight.value for weight in self.weights if weight.path not in replaced]
         return kept + [variable for linear in linears for variable in linear.pack(precision)]
 

@@ -4,12 +4,12 @@ Weights exist once a layer is constructed (no lazy ``build``), so that a layer's
 the teacher-forced pass and the decode step use the same layers differently. Composite layers construct their parts
 inside ``keras.name_scope(self.name)``, which makes every variable's path unique: the key it is stored under.
 
-``Linear`` is the one place where a model multiplies by a weight matrix; the recurrent cells are Keras's own.
+``Linear`` is the one place where a model multiplies by a weight matrix.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 
 from model_export.models.kernels import FLOAT32, Kernel, LinearWeights, Precision, RangeObserver
 from model_export.models.kernels import pack as pack_kernel
+
+Initializer = str | Callable[..., tf.Tensor]
 
 MASKED = -1e9
 """Added to attention logits that must not count; finite, so that a fully masked row stays free of NaN."""
@@ -41,6 +43,9 @@ class Linear(keras.layers.Layer):
         is_kept: bool = False,
         is_final: bool = False,
         output_scale: NDArray[np.float32] | None = None,
+        use_bias: bool = True,
+        kernel_initializer: Initializer = "glorot_uniform",
+        bias_initializer: Initializer = "zeros",
         **kwargs: object,
     ) -> None:
         """
@@ -52,12 +57,15 @@ class Linear(keras.layers.Layer):
             is_kept: outputs are kept from step to step, or meet what is: keys, values and queries.
             is_final: outputs are logits.
             output_scale: what outputs are multiplied by, [out_size]; costs nothing once it is packed.
+            use_bias: whether there is one.
+            kernel_initializer: fills [out_size, in_size].
+            bias_initializer: fills [out_size].
         """
         super().__init__(autocast=False, **kwargs)
         self._tied = tied
         if tied is None:
-            self._kernel = self.add_weight(shape=(out_size, in_size), initializer="glorot_uniform", name="kernel")
-        self.bias = self.add_weight(shape=(out_size,), initializer="zeros", name="bias")
+            self._kernel = self.add_weight(shape=(out_size, in_size), initializer=kernel_initializer, name="kernel")
+        self.bias = self.add_weight(shape=(out_size,), initializer=bias_initializer, name="bias") if use_bias else None
         self._is_relu, self._is_kept, self._is_final = is_relu, is_kept, is_final
         self._output_scale = output_scale
         self._packed: Kernel | None = None
@@ -66,8 +74,8 @@ class Linear(keras.layers.Layer):
     @property
     def key(self) -> str:
         """Its name in ``Precision.input_ranges``."""
-        path: str = self.bias.path
-        return path.removesuffix("/bias")
+        path: str = (self.kernel if self.bias is None else self.bias).path
+        return path.rpartition("/")[0]
 
     @property
     def kernel(self) -> keras.Variable:
@@ -93,7 +101,8 @@ class Linear(keras.layers.Layer):
         return kernel.variables
 
     def _trained(self) -> LinearWeights:
-        kernel, bias = self.kernel.numpy(), self.bias.numpy()
+        kernel = self.kernel.numpy()
+        bias = np.zeros(len(kernel), np.float32) if self.bias is None else self.bias.numpy()
         if self._output_scale is not None:
             kernel, bias = kernel * self._output_scale[:, None], bias * self._output_scale
         return LinearWeights(kernel, bias, self._is_relu, self._is_kept, self._is_final)
@@ -103,9 +112,8 @@ class Linear(keras.layers.Layer):
         flat = tf.reshape(x, [-1, x.shape[-1]]) if x.shape.rank != 2 else x  # all leading axes are rows of one product
         if self._packed is not None:
             return _restore(self._packed(flat), x)
-        # As a batch of one, which oneDNN computes faster than a plain product for few rows, as fast for many.
-        y = tf.matmul(flat[tf.newaxis], tf.convert_to_tensor(self.kernel)[tf.newaxis], transpose_b=True)[0]
-        y = tf.nn.bias_add(y, tf.convert_to_tensor(self.bias))
+        y = tf.matmul(flat, tf.convert_to_tensor(self.kernel), transpose_b=True)
+        y = y if self.bias is None else tf.nn.bias_add(y, tf.convert_to_tensor(self.bias))
         if self._output_scale is not None:
             y *= self._output_scale
         return _restore(tf.nn.relu(y) if self._is_relu else y, x)

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 class RnnState(NamedTuple):
     """``K`` beams over ``L`` layers."""
 
-    cells: tuple[CellState, ...]  # L times the cell's states, each float32 [B, K, units]
-    memory: Any  # rnn.Memory, which all beams share; () without attention
+    cells: tf.Tensor  # float32 [B, K, L * states * units]: side by side, so that a loop hands on one tensor
+    memory: Any  # Memory of attention, which all beams share; () without attention
 
 
 class RnnStep:
@@ -27,25 +27,28 @@ class RnnStep:
     def start(self, source_ids: tf.Tensor, source_lengths: tf.Tensor, beam_size: int | tf.Tensor) -> RnnState:
         """See ``DecoderStep.start``."""
         states, memory = self._model.encode(source_ids, source_lengths)
-        return RnnState(_for_beams(states, beam_size), memory)
+        return RnnState(_for_beams(_joined(states), beam_size), memory)
 
     def prefill(self, prefix_ids: tf.Tensor, prefix_lengths: tf.Tensor, state: RnnState) -> RnnState:
         """See ``DecoderStep.prefill``. All beams are alike before the first token, so one is read for all."""
-        beams = tf.shape(state.cells[0][0])[1]
-        first = tf.nest.map_structure(lambda part: part[:, :1], state.cells)
-        _, read = self._model.read(prefix_ids, first, state.memory, prefix_lengths)
-        return state._replace(cells=tf.nest.map_structure(lambda part: tf.repeat(part, beams, axis=1), read))
+        first = self._parted(state.cells[:, 0])
+        _, states = self._model.read(prefix_ids, first, state.memory, prefix_lengths)
+        return state._replace(cells=_for_beams(_joined(states), tf.shape(state.cells)[1]))
 
     def __call__(self, ids: tf.Tensor, positions: tf.Tensor, state: RnnState) -> tuple[tf.Tensor, RnnState]:
         """See ``DecoderStep.__call__``."""
-        cells, _ = self._model.decode_position(self._model.embedding(ids), state.cells, state.memory)
-        return self._model.output_projection(cells[-1][0]), state._replace(cells=cells)
+        beams = ids.shape[1] or tf.shape(ids)[1]
+        width = state.cells.shape[-1]
+        embedded = self._model.embedding(tf.reshape(ids, [-1]))  # [batch * beam, embedding]
+        states = self._parted(tf.reshape(state.cells, [-1, width]))
+        states, _ = self._model.decode_position(embedded, states, state.memory)
+        logits = self._model.output_projection(states[-1][0])
+        cells = tf.reshape(_joined(states), [-1, beams, width])
+        return tf.reshape(logits, [-1, beams, logits.shape[-1]]), state._replace(cells=cells)
 
     def reorder(self, state: RnnState, parents: tf.Tensor) -> RnnState:
         """See ``DecoderStep.reorder``."""
-        return state._replace(
-            cells=tf.nest.map_structure(lambda part: tf.gather(part, parents, batch_dims=1), state.cells)
-        )
+        return state._replace(cells=tf.gather(state.cells, parents, batch_dims=1))
 
     def select(self, state: RnnState, rows: tf.Tensor) -> RnnState:
         """See ``DecoderStep.select``."""
@@ -56,10 +59,19 @@ class RnnStep:
         """See ``DecoderStep.grow``: a recurrent state has room for any number of positions."""
         return state
 
+    def _parted(self, cells: tf.Tensor) -> tuple[CellState, ...]:
+        """[N, L * states * units] -> the states of each layer, each [N, units]."""
+        layers = self._model.decoder_cells
+        count = layers[0].recurrence.num_states
+        parts = tf.split(cells, len(layers) * count, axis=-1)
+        return tuple(tuple(parts[first : first + count]) for first in range(0, len(parts), count))
 
-def _for_beams(states: tuple[CellState, ...], beam_size: int | tf.Tensor) -> tuple[CellState, ...]:
-    """Each [B, units] -> [B, K, units]."""
-    copied: tuple[CellState, ...] = tf.nest.map_structure(
-        lambda part: tf.repeat(part[:, None, :], beam_size, axis=1), states
-    )
-    return copied
+
+def _joined(states: tuple[CellState, ...]) -> tf.Tensor:
+    """The states of each layer, each [N, units] -> [N, L * states * units]."""
+    return tf.concat([part for state in states for part in state], axis=-1)
+
+
+def _for_beams(cells: tf.Tensor, beam_size: int | tf.Tensor) -> tf.Tensor:
+    """[B, W] -> [B, K, W]."""
+    return tf.repeat(cells[:, tf.newaxis], beam_size, axis=1)

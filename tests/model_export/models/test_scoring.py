@@ -10,8 +10,8 @@ import tensorflow as tf
 
 from model_export.decoding import beam_search, greedy_search
 from model_export.models import Seq2SeqModel, scoring
+from model_export.models.additive_attention import AdditiveAttention
 from model_export.models.attention import CrossAttention
-from model_export.models.recurrent import AdditiveAttention
 from model_export.models.scoring import Scores, score
 from tests.support.random_models import CONFIGS, VOCABULARY, random_model
 from tests.support.scripted_step import BOS, TOKENS, options
