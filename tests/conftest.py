@@ -7,6 +7,8 @@ import signal
 
 import pytest
 
+from model_export.contract import unsupported_here
+
 # A shell ignores SIGINT for what it starts in the background, and every process of the tests would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -31,4 +33,22 @@ def ids_only_root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
     root = tmp_path_factory.mktemp("ids-only")
     export_model(tiny_model(TRANSFORMER), root, "tiny-transformer", ids_only=True)
+    return root
+
+
+@pytest.fixture(scope="session")
+def int8_root(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """``tiny-transformer/1`` in int8 with static scales, without a tokenizer in its graph; tests must not change it."""
+    from model_export.calibration import calibrate
+    from model_export.export import CPU_FEATURES, export_model
+    from tests.support.tiny_models import CORPUS, TRANSFORMER, tiny_model
+
+    if (reason := unsupported_here("int8", CPU_FEATURES["int8"])) is not None:
+        pytest.skip(reason)
+    root = tmp_path_factory.mktemp("int8")
+    (root / "pairs.tsv").write_text("".join(f"{text}\t{text}\n" for text in CORPUS), encoding="utf-8")
+    trained = tiny_model(TRANSFORMER)
+    scales = calibrate(trained, root / "pairs.tsv")
+    (root / "pairs.tsv").unlink()  # a folder of models holds nothing else
+    export_model(trained, root, "tiny-transformer", ids_only=True, dtype="int8", scales=scales)
     return root

@@ -13,7 +13,16 @@ from tensorflow_serving.apis import prediction_log_pb2
 from model_export.artifact.calls import text_array
 from model_export.artifact.reloaded import in_session, loaded, read_meta_graph
 from model_export.artifact.versions import VersionError
-from model_export.contract import MINIMUM_GOLDEN_CASES, SIGNATURES, SUPPORTED_OPTIONS, Limits, Manifest, sha256
+from model_export.calibration import StaticScales
+from model_export.contract import (
+    MINIMUM_GOLDEN_CASES,
+    SIGNATURES,
+    SUPPORTED_OPTIONS,
+    Calibration,
+    Limits,
+    Manifest,
+    sha256,
+)
 from model_export.export import STAGES, ExportError, export_model
 from model_export.verify import RUNTIMES
 from tests.support.tiny_models import CORPUS, LIMITS, RNN, TRANSFORMER, VOCABULARY_SIZE, tiny_model, tiny_tokenizer
@@ -55,6 +64,26 @@ def test_the_manifest_is_true(manifest: Manifest, artifact: Path) -> None:
     assert manifest.provenance == trained.report
     operations = {node.op for body in read_meta_graph(artifact).graph_def.library.function for node in body.node_def}
     assert set(manifest.required_ops) == {name for name in operations if name.startswith("Sentencepiece")}
+
+
+def test_the_manifest_of_int8_tells_what_it_needs_and_what_it_was_calibrated_by(
+    int8_root: Path, artifact: Path
+) -> None:
+    int8 = int8_root / "tiny-transformer" / "1"
+    manifest = Manifest.from_json((int8 / "assets" / "manifest.json").read_bytes())
+    assert (manifest.dtype, manifest.required_ops) == ("int8", ("_QuantizedMatMul",))
+    assert {"avx512f", "avx512_vnni"} <= set(manifest.cpu_features.required)
+    assert manifest.calibration is not None
+    assert (manifest.calibration.file, manifest.calibration.pairs) == ("pairs.tsv", len(CORPUS))
+    assert manifest.certificate is not None
+    assert manifest.certificate.logit_noise == 0.05
+    sizes = [(folder / "variables" / "variables.data-00000-of-00001").stat().st_size for folder in (int8, artifact)]
+    assert sizes[0] < 0.8 * sizes[1]  # the embedding stays float32
+
+
+def test_static_scales_are_for_int8_alone(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="static scales are for int8, not for bfloat16"):
+        export_model(tiny_model(RNN), tmp_path, "m", dtype="bfloat16", scales=StaticScales({}, Calibration("a", "", 1)))
 
 
 def test_the_certificate_covers_what_the_model_knows(manifest: Manifest) -> None:
