@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks.op_times import op_times, table
 from benchmarks.peers import builds
@@ -107,7 +107,14 @@ def case_table(case: Sequence[Measured], tokens: int, clock: str) -> Table:
     search = "greedy" if first.beam_size == 1 else f"{first.beam_size} beams"
     title = f"{first.model}, {search}, batch {first.batch}, {tokens} tokens"
     table = Table(
-        "contender", f"median ms ({clock})", "min", "max", "tokens/s", "same rows", "same tokens", title=title
+        Column("contender", no_wrap=True),
+        f"median ms ({clock})",
+        "min",
+        "max",
+        "tokens/s",
+        "same rows",
+        "same tokens",
+        title=title,
     )
     for one in case:
         seconds = one.wall if clock == "wall" else one.cpu
@@ -136,7 +143,7 @@ def ratio_table(model: str, found: Mapping[tuple[str, str], Mapping[tuple[int, i
     """Measured ratios, each with its floor where there is one."""
     cases = sorted({case for values in found.values() for case in values})
     headings = [f"{'greedy' if beams == 1 else f'{beams} beams'} B{batch}" for beams, batch in cases]
-    table = Table("times faster (floor)", *headings, title=f"{model}: ratios of medians")
+    table = Table(Column("times faster (floor)", no_wrap=True), *headings, title=f"{model}: ratios of medians")
     for (fast, slow), values in found.items():
         floors = FLOORS.get((fast, slow), {}) if model == "transformer" else {}
         table.add_row(f"{fast} against {slow}", *(_with_floor(values.get(case), floors.get(case)) for case in cases))

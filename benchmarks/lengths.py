@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 
 from benchmarks.peers import builds
 from benchmarks.peers.arguments import names, numbers, override
@@ -129,7 +129,12 @@ def show(of: Sequence[Measured], useful: int, clock: str, console: Console) -> N
     """A table of one batch size, and the ratios that count."""
     title = f"{ROWS} rows of {SHORTEST} to {LONGEST} tokens, batches of {of[0].batch}"
     table = Table(
-        "contender", "batching", f"useful tokens/s ({clock})", "times its static", "times ct2-int8", "right rows"
+        Column("contender", no_wrap=True),
+        Column("batching", no_wrap=True),
+        f"useful tokens/s ({clock})",
+        "times its static",
+        "times ct2-int8",
+        "right rows",
     )
     table.title = title
     for one in of:
