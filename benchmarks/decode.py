@@ -245,7 +245,8 @@ def main() -> None:
     measured = {model: measure_model(arguments, model, console) for model in arguments.models}
     found = {model: ratios(cases, arguments.clock) for model, cases in measured.items()}
     for model, values in found.items():
-        console.print(ratio_table(model, values))
+        if values:
+            console.print(ratio_table(model, values))
     if arguments.json:
         arguments.json.write_text(json.dumps(as_json(arguments, measured, found), indent=1) + "\n")
     wrong = [one for cases in measured.values() for one in cases if CONTENDERS[one.contender].is_exact]
