@@ -50,10 +50,3 @@ def test_a_folder_or_a_service(tmp_path: Path) -> None:
 
     assert place(str(tmp_path / "en-fr"), "other", "2") == version
     assert place("http://host:8000/en-fr", "other", "2") == Address("http://host:8000", "en-fr", "2")
-
-
-def test_trained_models_are_known_by_the_file_that_training_writes() -> None:
-    from model_export.evaluation import opening
-    from model_export.trained_model import CONFIG_FILE
-
-    assert opening._CONFIG_FILE == CONFIG_FILE
