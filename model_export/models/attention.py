@@ -54,17 +54,22 @@ class Attention(keras.layers.Layer):
         """[B, Q, parts*width] -> ``parts`` times [B, H, Q, Dh]."""
         return [split_heads(part, self.heads) for part in tf.split(projected, parts, axis=-1)]
 
-    def attend(self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
-        """``query`` [B,H,Q,Dh], ``key`` and ``value`` [B,H,M,Dh], ``bias`` broadcast to [B,H,Q,M] -> [B,Q,width]."""
-        return self.mix(self.attention_weights(query, key, bias), value)
+    def attend(
+        self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor, residual: tf.Tensor | None = None
+    ) -> tf.Tensor:
+        """``query`` [B,H,Q,Dh], ``key`` and ``value`` [B,H,M,Dh], ``bias`` broadcast to [B,H,Q,M] -> [B,Q,width].
+
+        ``residual`` [B,Q,width] is added, here and in all that answers with this width.
+        """
+        return self.mix(self.attention_weights(query, key, bias), value, residual)
 
     def attention_weights(self, query: tf.Tensor, key: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
         """How much every query attends to every place, [B, H, Q, M]; the sum over the places is 1."""
         return _softmax(tf.matmul(query, key, transpose_b=True), bias)
 
-    def mix(self, weights: tf.Tensor, value: tf.Tensor) -> tf.Tensor:
+    def mix(self, weights: tf.Tensor, value: tf.Tensor, residual: tf.Tensor | None = None) -> tf.Tensor:
         """``weights`` [B, H, Q, M] of values [B, H, M, Dh], projected: [B, Q, width]."""
-        return self.output_projection(merge_heads(tf.matmul(weights, value)))
+        return self.output_projection(merge_heads(tf.matmul(weights, value)), residual)
 
     def attend_rows(
         self,
@@ -73,6 +78,7 @@ class Attention(keras.layers.Layer):
         value: tf.Tensor,
         bias: tf.Tensor,
         queries: int | tf.Tensor,
+        residual: tf.Tensor | None,
         *,
         transpose_key: bool = False,
     ) -> tf.Tensor:
@@ -88,7 +94,7 @@ class Attention(keras.layers.Layer):
         mixed = tf.matmul(_softmax(tf.matmul(query, key, transpose_b=transpose_key), bias), value)
         if not (isinstance(queries, int) and queries == 1):
             mixed = tf.transpose(mixed, [0, 2, 1, 3])
-        return self.output_projection(tf.reshape(mixed, [-1, self.width]))
+        return self.output_projection(tf.reshape(mixed, [-1, self.width]), residual)
 
 
 class SelfAttention(Attention):
@@ -104,10 +110,10 @@ class SelfAttention(Attention):
         """[B, Q, width] -> query, key, value, each [B, H, Q, Dh]."""
         return self.split(self.qkv_projection(x), 3)
 
-    def call(self, x: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    def call(self, x: tf.Tensor, bias: tf.Tensor, residual: tf.Tensor | None = None) -> tf.Tensor:
         """[B, Q, width] -> [B, Q, width]."""
         query, key, value = self.project(x)
-        return self.attend(query, key, value, bias)
+        return self.attend(query, key, value, bias, residual)
 
 
 class CrossAttention(Attention):
@@ -128,6 +134,8 @@ class CrossAttention(Attention):
         """[B, Q, width] -> [B, H, Q, Dh]."""
         return split_heads(self.query_projection(x), self.heads)
 
-    def call(self, x: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
+    def call(
+        self, x: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor, residual: tf.Tensor | None = None
+    ) -> tf.Tensor:
         """``x`` [B, Q, width], ``key`` and ``value`` of ``project_memory`` -> [B, Q, width]."""
-        return self.attend(self.project_query(x), key, value, bias)
+        return self.attend(self.project_query(x), key, value, bias, residual)

@@ -50,6 +50,7 @@ class LinearWeights(NamedTuple):
     is_relu: bool  # whether ReLU follows
     is_kept: bool  # whether its outputs are kept from step to step, or meet what is
     is_final: bool  # whether its outputs are logits, which tokens are chosen by
+    reader: str | None = None  # key of the one layer that reads the outputs, as they are, after ReLU
 
 
 class Kernel(Protocol):
@@ -60,8 +61,11 @@ class Kernel(Protocol):
         """All that it reads."""
         ...
 
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        """[N, in] -> [N, out], float32 or bfloat16 either way."""
+    def __call__(self, x: tf.Tensor, residual: tf.Tensor | None = None) -> tf.Tensor:
+        """[N, in] -> [N, out], float32 or bfloat16 either way, or what the ``reader`` reads.
+
+        With a ``residual`` float32 [N, out], which is added, float32.
+        """
         ...
 
 
@@ -78,7 +82,8 @@ def pack(weights: LinearWeights, precision: Precision, key: str) -> Kernel:
         return Bfloat16Kernel(weights)
     if precision.input_ranges is None:
         return RowScaledInt8Kernel(weights)
-    return StaticInt8Kernel(weights, precision.input_ranges[key])
+    reader = precision.input_ranges[weights.reader] if weights.reader else None
+    return StaticInt8Kernel(weights, precision.input_ranges[key], reader)
 
 
 class BlockedKernel:
@@ -101,13 +106,14 @@ class BlockedKernel:
         self._is_relu = weights.is_relu
         self.variables = (self._blocks, self._bias)
 
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+    def __call__(self, x: tf.Tensor, residual: tf.Tensor | None = None) -> tf.Tensor:
         count, _, block = self._blocks.shape
         y = tf.matmul(tf.cast(x, tf.float32)[tf.newaxis], tf.convert_to_tensor(self._blocks))  # [blocks, N, 48]
         y = tf.reshape(tf.transpose(y, [1, 0, 2]), [-1, count * block])
         y = y if count * block == self._out_size else y[:, : self._out_size]
         y = tf.nn.bias_add(y, self._bias)
-        return tf.nn.relu(y) if self._is_relu else y
+        y = tf.nn.relu(y) if self._is_relu else y
+        return y if residual is None else y + residual
 
 
 class Bfloat16Kernel:
@@ -133,9 +139,10 @@ class Bfloat16Kernel:
         }
         self.variables = (self._kernel, self._bias)
 
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+    def __call__(self, x: tf.Tensor, residual: tf.Tensor | None = None) -> tf.Tensor:
         inputs = [tf.cast(x, tf.bfloat16), tf.convert_to_tensor(self._kernel), tf.convert_to_tensor(self._bias)]
-        return _product("_MklNativeFusedMatMul", inputs, tf.bfloat16, self._attributes)
+        y = _product("_MklNativeFusedMatMul", inputs, [tf.bfloat16], self._attributes)
+        return y if residual is None else tf.cast(y, tf.float32) + residual
 
 
 class _Int8Kernel:
@@ -150,23 +157,34 @@ class _Int8Kernel:
         self.variables: tuple[tf.Variable, ...] = (self._kernel, self._vectors)
 
     def _product(
-        self, x: tf.Tensor, low: float, high: float, *fused: str, out_dtype: tf.DType = tf.float32
+        self,
+        x: tf.Tensor,
+        seen: InputRange,
+        fused: Sequence[str],
+        residual: tf.Tensor | None = None,
+        out_dtype: tf.DType = tf.float32,
+        out_range: Sequence[float] = (),
     ) -> tf.Tensor:
-        """``x`` float32 [N, in], of which ``low`` (0: quint8) to ``high`` counts -> [N, out]."""
-        in_dtype, low, high = tf.qint8 if low else tf.quint8, tf.constant(low), tf.constant(high)
-        # Of ties rounded to even, TensorFlow would make oneDNN's reorder, which costs ten times as much for few rows.
-        quantized = tf.raw_ops.QuantizeV2(
-            input=x, min_range=low, max_range=high, T=in_dtype, mode="SCALED", round_mode="HALF_AWAY_FROM_ZERO"
-        )
+        """``x`` [N, in], quantized or not, of which what is ``seen`` counts -> [N, out].
+
+        ``out_range``: what counts of outputs that are to be quantized.
+        """
+        low, high = tf.constant(seen.low), tf.constant(seen.high)
+        if x.dtype == tf.uint8:  # by the layer before it, for this one
+            quantized = tf.bitcast(x, tf.quint8)
+        else:
+            quantized = _quantized(x, low, high, tf.qint8 if seen.low else tf.quint8)
         lowest, highest, added = tf.unstack(tf.convert_to_tensor(self._vectors))
         kernel = tf.bitcast(tf.convert_to_tensor(self._kernel), tf.qint8)  # as qint8 it could not enter a loop
-        inputs = [quantized.output, kernel, added, low, high, lowest, highest]
+        tensors = [quantized, kernel, added, *([] if residual is None else [residual])]
+        ranges = [low, high, lowest, highest, *map(tf.constant, out_range)]
+        out_ranges = [tf.float32] * len(out_range)
         attributes = {
-            "Tdevice_inputs": [in_dtype, tf.qint8, tf.float32],
-            "Thost_inputs": [tf.float32] * 4,
+            "Tdevice_inputs": [tensor.dtype for tensor in tensors],
+            "Thost_inputs": [tf.float32] * len(ranges),
             "Tdevice_outputs": [out_dtype],
-            "Thost_outputs": [],
-            "T1": in_dtype,
+            "Thost_outputs": out_ranges,
+            "T1": quantized.dtype,
             "T2": tf.qint8,
             "Tbias": tf.float32,
             "U": tf.float32,
@@ -175,25 +193,31 @@ class _Int8Kernel:
             "transpose_b": False,
             "is_weight_const": True,  # laid out once, for any number of rows
             "is_bias_const": True,
-            "fused_ops": ["BiasAdd", *fused, "Dequantize"],
+            "fused_ops": ["BiasAdd", *fused],
             "input_quant_mode": "SCALED",
             "output_quant_mode": "SCALED",
         }
-        return _product("_QuantizedMatMul", inputs, out_dtype, attributes)
+        return _product("_QuantizedMatMul", [*tensors, *ranges], [out_dtype, *out_ranges], attributes)
 
 
 class StaticInt8Kernel(_Int8Kernel):
     """int8 with one scale for all inputs, measured beforehand. Inputs beyond the range are clipped."""
 
-    def __init__(self, weights: LinearWeights, seen: InputRange) -> None:
+    def __init__(self, weights: LinearWeights, seen: InputRange, reader: InputRange | None = None) -> None:
+        """``reader``: what the layer that reads the outputs was seen to read, to give it outputs quantized for it."""
         super().__init__(weights, weights.bias)
-        high = max(-seen.low, seen.high, 1e-6)
-        self._range = (0.0 if seen.low >= 0.0 else -high), high  # without a sign there is twice the resolution
+        self._seen = _symmetric(seen)
         self._fused = ["Relu"] if weights.is_relu else []
+        self._reader = None if reader is None else _symmetric(reader)
         self._out_dtype = tf.bfloat16 if weights.is_kept else tf.float32
 
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
-        return self._product(tf.cast(x, tf.float32), *self._range, *self._fused, out_dtype=self._out_dtype)
+    def __call__(self, x: tf.Tensor, residual: tf.Tensor | None = None) -> tf.Tensor:
+        if self._reader is not None:
+            y = self._product(x, self._seen, [*self._fused, "Requantize"], None, tf.quint8, self._reader)
+            return tf.bitcast(y, tf.uint8)  # Keras knows no quint8
+        if residual is not None:
+            return self._product(x, self._seen, [*self._fused, "Add", "Dequantize"], residual)
+        return self._product(x, self._seen, [*self._fused, "Dequantize"], None, self._out_dtype)
 
 
 class RowScaledInt8Kernel(_Int8Kernel):
@@ -206,11 +230,14 @@ class RowScaledInt8Kernel(_Int8Kernel):
         self._is_relu, self._is_kept = weights.is_relu, weights.is_kept
         self.variables = (*self.variables, self._bias)
 
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+    def __call__(self, x: tf.Tensor, residual: tf.Tensor | None = None) -> tf.Tensor:
         x = tf.cast(x, tf.float32)
         scale = tf.reduce_max(tf.abs(x), axis=-1, keepdims=True) + 1e-9  # [N, 1]
-        y = tf.nn.bias_add(self._product(x / scale, -1.0, 1.0) * scale, self._bias)
+        y = self._product(x / scale, InputRange(-1.0, 1.0), ["Dequantize"]) * scale
+        y = tf.nn.bias_add(y, self._bias)
         y = tf.nn.relu(y) if self._is_relu else y
+        if residual is not None:
+            return y + residual
         return tf.cast(y, tf.bfloat16) if self._is_kept else y
 
 
@@ -237,9 +264,9 @@ class RangeObserver:
         size = float(np.sort(self._largest)[-1 - beyond])
         return InputRange(float(np.maximum(self._low, -size)), float(np.minimum(self._high, size)))
 
-    def __call__(self, x: tf.Tensor) -> tf.Tensor:
+    def __call__(self, x: tf.Tensor, residual: tf.Tensor | None = None) -> tf.Tensor:
         tf.numpy_function(self._note, [x], [])
-        return self._kernel(x)
+        return self._kernel(x, residual)
 
     def _note(self, x: NDArray[np.float32]) -> None:
         if not x.size:
@@ -250,20 +277,33 @@ class RangeObserver:
         self._largest = np.partition(largest, -self._KEPT)[-self._KEPT :] if largest.size > self._KEPT else largest
 
 
+def _symmetric(seen: InputRange) -> InputRange:
+    """The range that is told apart in int8: around 0, or from 0 on, with twice the resolution."""
+    high = max(-seen.low, seen.high, 1e-6)
+    return InputRange(0.0 if seen.low >= 0.0 else -high, high)
+
+
+def _quantized(x: tf.Tensor, low: tf.Tensor, high: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    """Of ties rounded to even, TensorFlow would make oneDNN's reorder, which costs ten times as much for few rows."""
+    x = tf.cast(x, tf.float32)
+    options = {"mode": "SCALED", "round_mode": "HALF_AWAY_FROM_ZERO"}
+    return tf.raw_ops.QuantizeV2(input=x, min_range=low, max_range=high, T=dtype, **options).output
+
+
 def _constant(value: NDArray[Any], dtype: tf.DType = tf.float32) -> tf.Variable:
     return tf.Variable(value, trainable=False, dtype=dtype)
 
 
-def _product(name: str, inputs: Sequence[tf.Tensor], dtype: tf.DType, attributes: Mapping[str, Any]) -> tf.Tensor:
+def _product(
+    name: str, inputs: Sequence[tf.Tensor], dtypes: Sequence[tf.DType], attributes: Mapping[str, Any]
+) -> tf.Tensor:
     """[N, out] of an operation that TensorFlow gives no Python name; ``inputs`` begin with [N, in] and [in, out]."""
     if tf.executing_eagerly():  # such an operation exists in graphs alone
         in_graph = tf.function(_product, autograph=False, reduce_retracing=True)
-        return in_graph(name, inputs, dtype, attributes)
+        return in_graph(name, inputs, dtypes, attributes)
     encoded = {key: _attribute(value) for key, value in attributes.items()}
-    operation = tf.compat.v1.get_default_graph().create_op(
-        name, list(inputs), dtypes=[dtype], attrs=encoded, name="mul"
-    )
-    (y,) = operation.outputs
+    graph = tf.compat.v1.get_default_graph()
+    y = graph.create_op(name, list(inputs), dtypes=list(dtypes), attrs=encoded, name="mul").outputs[0]
     y.set_shape([inputs[0].shape[0], inputs[1].shape[1]])
     return y
 

@@ -68,6 +68,7 @@ class Linear(keras.layers.Layer):
         self.bias = self.add_weight(shape=(out_size,), initializer=bias_initializer, name="bias") if use_bias else None
         self._is_relu, self._is_kept, self._is_final = is_relu, is_kept, is_final
         self._output_scale = output_scale
+        self._reader: str | None = None
         self._packed: Kernel | None = None
         self.built = True
 
@@ -81,6 +82,13 @@ class Linear(keras.layers.Layer):
     def kernel(self) -> keras.Variable:
         """[out_size, in_size]."""
         return self._kernel if self._tied is None else self._tied.table
+
+    def read_by(self, reader: Linear) -> None:
+        """Let it know the one layer that reads its outputs, with nothing between the two but ReLU.
+
+        Without ReLU between them it makes no difference.
+        """
+        self._reader = reader.key
 
     def pack(self, precision: Precision = FLOAT32) -> Sequence[tf.Variable]:
         """Make a copy of the weights for decoding and use it from now on; returns what is read in their place.
@@ -105,18 +113,22 @@ class Linear(keras.layers.Layer):
         bias = np.zeros(len(kernel), np.float32) if self.bias is None else self.bias.numpy()
         if self._output_scale is not None:
             kernel, bias = kernel * self._output_scale[:, None], bias * self._output_scale
-        return LinearWeights(kernel, bias, self._is_relu, self._is_kept, self._is_final)
+        reader = self._reader if self._is_relu else None
+        return LinearWeights(kernel, bias, self._is_relu, self._is_kept, self._is_final, reader)
 
-    def call(self, x: tf.Tensor) -> tf.Tensor:
-        """[..., in_size] -> [..., out_size]."""
+    def call(self, x: tf.Tensor, residual: tf.Tensor | None = None) -> tf.Tensor:
+        """[..., in_size] -> [..., out_size]; with a ``residual`` [..., out_size], which is added, float32."""
         flat = tf.reshape(x, [-1, x.shape[-1]]) if x.shape.rank != 2 else x  # all leading axes are rows of one product
         if self._packed is not None:
-            return _restore(self._packed(flat), x)
+            if residual is not None and residual.shape.rank != 2:
+                residual = tf.reshape(residual, [-1, residual.shape[-1]])
+            return _restore(self._packed(flat, residual), x)
         y = tf.matmul(flat, tf.convert_to_tensor(self.kernel), transpose_b=True)
         y = y if self.bias is None else tf.nn.bias_add(y, tf.convert_to_tensor(self.bias))
         if self._output_scale is not None:
             y *= self._output_scale
-        return _restore(tf.nn.relu(y) if self._is_relu else y, x)
+        y = _restore(tf.nn.relu(y) if self._is_relu else y, x)
+        return y if residual is None else y + residual
 
 
 class LayerNorm(keras.layers.Layer):

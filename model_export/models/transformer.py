@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 import keras
 import tensorflow as tf
@@ -21,7 +20,8 @@ from model_export.models.layers import (
 )
 from model_export.models.transformer_step import TransformerStep
 
-Unary = Callable[[tf.Tensor], tf.Tensor]
+Inner = Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor]
+"""A sublayer: what it reads [B, T, width], and what it adds to its answer, if anything."""
 
 
 class Sublayer(keras.layers.Layer):
@@ -38,11 +38,12 @@ class Sublayer(keras.layers.Layer):
             self.dropout = keras.layers.Dropout(config.dropout)
         self.built = True
 
-    def call(self, x: tf.Tensor, *, inner: Unary, training: bool = False) -> tf.Tensor:
+    def call(self, x: tf.Tensor, *, inner: Inner, training: bool = False) -> tf.Tensor:
         """``x`` [B, T, width] -> [B, T, width]."""
-        if self.is_pre_norm:
-            return x + self.dropout(tf.cast(inner(self.norm(x)), x.dtype), training=training)
-        return self.norm(x + self.dropout(tf.cast(inner(x), x.dtype), training=training))
+        read = self.norm(x) if self.is_pre_norm else x
+        # What adds nothing to its answer can be dropped out; what does need not be added to by another operation.
+        y = x + self.dropout(inner(read, None), training=True) if training else inner(read, x)
+        return y if self.is_pre_norm else self.norm(y)
 
 
 class FeedForward(keras.layers.Layer):
@@ -55,14 +56,17 @@ class FeedForward(keras.layers.Layer):
                 config.hidden_size, config.feed_forward_size, is_relu=config.activation == "relu", name="expand"
             )
             self.shrink = Linear(config.feed_forward_size, config.hidden_size, name="shrink")
+            self.expand.read_by(self.shrink)
             self.sublayer = Sublayer(config, name="sublayer")
         self.activation = {"relu": tf.identity, "gelu": tf.nn.gelu}[config.activation]  # ReLU is part of ``expand``
         self.built = True
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
         """[B, T, width] -> [B, T, width]."""
+        return self.sublayer(x, inner=self._inner, training=training)
 
-        return self.sublayer(x, inner=lambda y: self.shrink(self.activation(self.expand(y))), training=training)
+    def _inner(self, x: tf.Tensor, residual: tf.Tensor | None) -> tf.Tensor:
+        return self.shrink(self.activation(self.expand(x)), residual)
 
 
 class EncoderLayer(keras.layers.Layer):
@@ -80,7 +84,9 @@ class EncoderLayer(keras.layers.Layer):
     def call(self, x: tf.Tensor, bias: tf.Tensor, training: bool = False) -> tf.Tensor:
         """``x`` [B, S, width], ``bias`` [B, 1, 1, S] -> [B, S, width]."""
 
-        x = self.self_attention_sublayer(x, inner=lambda y: self.self_attention(y, bias), training=training)
+        x = self.self_attention_sublayer(
+            x, inner=lambda y, residual: self.self_attention(y, bias, residual), training=training
+        )
         return self.feed_forward(x, training=training)
 
 
@@ -98,7 +104,7 @@ class DecoderLayer(keras.layers.Layer):
             self.feed_forward = FeedForward(config, name="feed_forward")
         self.built = True
 
-    def call(self, x: tf.Tensor, *, over_self: Unary, over_memory: Unary, training: bool = False) -> tf.Tensor:
+    def call(self, x: tf.Tensor, *, over_self: Inner, over_memory: Inner, training: bool = False) -> tf.Tensor:
         """``x`` [B, T, width] -> [B, T, width].
 
         Where keys and values come from is the caller's business: the teacher-forced pass computes them all, a decode
@@ -171,12 +177,18 @@ class Transformer(Seq2SeqModel):
         paid: list[tf.Tensor] = []
         for layer in self.decoder_layers:
 
-            def over_memory(y: tf.Tensor, attention: CrossAttention = layer.cross_attention) -> tf.Tensor:
+            def over_self(
+                y: tf.Tensor, residual: tf.Tensor | None, attention: SelfAttention = layer.self_attention
+            ) -> tf.Tensor:
+                return attention(y, causal_bias, residual)
+
+            def over_memory(
+                y: tf.Tensor, residual: tf.Tensor | None, attention: CrossAttention = layer.cross_attention
+            ) -> tf.Tensor:
                 key, value = attention.project_memory(memory)
                 paid.append(attention.attention_weights(attention.project_query(y), key, memory_bias))
-                return attention.mix(paid[-1], value)
+                return attention.mix(paid[-1], value, residual)
 
-            over_self = partial(layer.self_attention.__call__, bias=causal_bias)
             x = layer(x, over_self=over_self, over_memory=over_memory, training=training)
         return TeacherForced(self.decoder_norm(x), tf.reduce_mean(tf.cast(paid[-1], tf.float32), axis=1))
 

@@ -65,16 +65,21 @@ class TransformerStep:
         caches = []
         for index, layer in enumerate(self._model.decoder_layers):
 
-            def over_self(y: tf.Tensor, attention: SelfAttention = layer.self_attention) -> tf.Tensor:
+            def over_self(
+                y: tf.Tensor, residual: tf.Tensor, attention: SelfAttention = layer.self_attention
+            ) -> tf.Tensor:
                 query, key, value = attention.project(y)
                 caches.append(_spread(tf.stack([key, value]), beams))
-                return attention.attend(query, key, value, bias)
+                return attention.attend(query, key, value, bias, residual)
 
             def over_memory(
-                y: tf.Tensor, index: int = index, attention: CrossAttention = layer.cross_attention
+                y: tf.Tensor,
+                residual: tf.Tensor,
+                index: int = index,
+                attention: CrossAttention = layer.cross_attention,
             ) -> tf.Tensor:
                 key = tf.transpose(state.memory_keys[index], [0, 1, 3, 2])
-                return attention(y, key, state.memory_values[index], state.memory_bias)
+                return attention(y, key, state.memory_values[index], state.memory_bias, residual)
 
             x = layer(x, over_self=over_self, over_memory=over_memory)
         known = tf.where(tf.sequence_mask(prefix_lengths, size), 0, -1)  # [batch, prefix]
@@ -105,18 +110,21 @@ class TransformerStep:
         for index, layer in enumerate(self._model.decoder_layers):
 
             def over_self(
-                y: tf.Tensor, index: int = index, attention: SelfAttention = layer.self_attention
+                y: tf.Tensor, residual: tf.Tensor, index: int = index, attention: SelfAttention = layer.self_attention
             ) -> tf.Tensor:
                 query, new = tf.split(attention.qkv_projection(y), [attention.width, 2 * attention.width], axis=1)
                 caches.append(_write(state.caches[index], slots, new))
                 key, value = tf.unstack(caches[-1])
-                return attention.attend_rows(query, key, value, bias, beams, transpose_key=True)
+                return attention.attend_rows(query, key, value, bias, beams, residual, transpose_key=True)
 
             def over_memory(
-                y: tf.Tensor, index: int = index, attention: CrossAttention = layer.cross_attention
+                y: tf.Tensor,
+                residual: tf.Tensor,
+                index: int = index,
+                attention: CrossAttention = layer.cross_attention,
             ) -> tf.Tensor:
                 memory = state.memory_keys[index], state.memory_values[index], state.memory_bias
-                return attention.attend_rows(attention.query_projection(y), *memory, beams)
+                return attention.attend_rows(attention.query_projection(y), *memory, beams, residual)
 
             x = layer(x, over_self=over_self, over_memory=over_memory)
         logits = self._model.output_projection(self._model.decoder_norm(x))  # [batch * beam, vocabulary]

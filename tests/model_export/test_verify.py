@@ -202,7 +202,10 @@ def test_nothing_differs(replayed: tuple[Replay, Certificate]) -> None:
         ({"sentences": ("something else",)}, {("generate", "sentences"), ("detokenize", "sentences")}),
         ({"finish_reasons": (0,)}, {("generate", "finish_reasons"), ("generate_ids", "finish_reasons")}),
         ({"text": "another"}, {("tokenize", "ids"), ("generate", "ids")}),
-        ({"ids": ((300,),)}, {("generate", "ids"), ("generate_ids", "ids"), ("detokenize", "sentences")}),
+        (
+            {"ids": ((300,),), "finish_reasons": (2,)},
+            {("generate", "ids"), ("generate_ids", "ids"), ("detokenize", "sentences")},
+        ),
         ({"scores": (-1.0,)}, {(name, "scores[0]") for name in ("generate", "generate_ids", "score_ids")}),
     ],
 )

@@ -50,6 +50,25 @@ def test_it_computes_the_layer(precision: Precision, tolerance: float, is_relu: 
 
 
 @each_precision
+def test_a_residual_is_added_in_float32(precision: Precision, tolerance: float) -> None:
+    layer, x, residual = weights(), inputs(), np.random.default_rng(7).normal(size=(7, 50)).astype(np.float32)
+    y = pack(layer, precision, "it")(tf.constant(x), tf.constant(residual))
+    assert y.dtype == tf.float32
+    np.testing.assert_allclose(y, expected(layer, x) + residual, atol=tolerance)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 9])
+def test_a_static_layer_quantizes_its_outputs_for_the_one_that_reads_them(rows: int) -> None:
+    first = weights(IN_SIZE, is_relu=True)._replace(reader="reader")
+    second, x = weights(), inputs(rows)
+    ranges = {"it": InputRange(-3.0, 3.0), "reader": InputRange(0.0, 6.0)}
+    between = pack(first, Precision("int8", ranges), "it")(tf.constant(x))
+    assert between.dtype == tf.uint8
+    y = pack(second, Precision("int8", ranges), "reader")(between)
+    np.testing.assert_allclose(y, expected(second, expected(first, x)), atol=0.1)
+
+
+@each_precision
 def test_outputs_of_small_weights_are_as_exact_relative_to_them(precision: Precision, tolerance: float) -> None:
     layer, x = weights()._replace(bias=np.zeros(50, np.float32)), inputs()
     y = np.array(tf.cast(pack(layer, precision, "it")(tf.constant(x)), tf.float32))
