@@ -35,7 +35,7 @@ $(MODELS)/%/.exported: models/%/config.yaml models/%/weights.safetensors models/
 models: $(EXPORTED)
 
 serve: $(VENV)/.installed models
-	$(BIN)/malgil serve --models $(MODELS) $(ARGS)
+	GLIBC_TUNABLES=$${GLIBC_TUNABLES-glibc.malloc.hugetlb=1} $(BIN)/malgil serve --models $(MODELS) $(ARGS)
 
 test: $(VENV)/.installed
 	$(BIN)/pytest --durations=15 $(ARGS)
