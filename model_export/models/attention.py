@@ -12,23 +12,18 @@ import tensorflow as tf
 from model_export.models.layers import Linear
 
 
-def split_heads(x: tf.Tensor, heads: int) -> tf.Tensor:
-    """[B, Q, H*Dh] -> [B, H, Q, Dh]."""
-    shape = tf.shape(x)
+def split_heads(x: tf.Tensor, heads: int, queries: int | tf.Tensor) -> tf.Tensor:
+    """[B, Q, H*Dh], or its rows [B*Q, H*Dh], -> [B, H, Q, Dh]."""
     size = x.shape[-1] // heads
-    if x.shape[1] == 1:  # nothing changes places
-        return tf.reshape(x, [shape[0], heads, 1, size])
-    split = tf.reshape(x, [shape[0], shape[1], heads, size])  # [batch, queries, heads, head size]
-    return tf.transpose(split, [0, 2, 1, 3])
+    if isinstance(queries, int) and queries == 1:  # nothing changes places
+        return tf.reshape(x, [-1, heads, 1, size])
+    return tf.transpose(tf.reshape(x, [-1, queries, heads, size]), [0, 2, 1, 3])
 
 
 def merge_heads(x: tf.Tensor) -> tf.Tensor:
-    """[B, H, Q, Dh] -> [B, Q, H*Dh]."""
-    shape = tf.shape(x)
-    size = x.shape[1] * x.shape[3]
-    if x.shape[2] == 1:
-        return tf.reshape(x, [shape[0], 1, size])
-    return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [shape[0], shape[2], size])  # [batch, queries, width]
+    """[B, H, Q, Dh] -> rows [B*Q, H*Dh]."""
+    width = x.shape[1] * x.shape[3]
+    return tf.reshape(x if x.shape[2] == 1 else tf.transpose(x, [0, 2, 1, 3]), [-1, width])
 
 
 def _softmax(products: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
@@ -52,7 +47,8 @@ class Attention(keras.layers.Layer):
 
     def split(self, projected: tf.Tensor, parts: int) -> list[tf.Tensor]:
         """[B, Q, parts*width] -> ``parts`` times [B, H, Q, Dh]."""
-        return [split_heads(part, self.heads) for part in tf.split(projected, parts, axis=-1)]
+        queries = tf.shape(projected)[1]
+        return [split_heads(part, self.heads, queries) for part in tf.split(projected, parts, axis=-1)]
 
     def attend(
         self, query: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor, residual: tf.Tensor | None = None
@@ -69,7 +65,8 @@ class Attention(keras.layers.Layer):
 
     def mix(self, weights: tf.Tensor, value: tf.Tensor, residual: tf.Tensor | None = None) -> tf.Tensor:
         """``weights`` [B, H, Q, M] of values [B, H, M, Dh], projected: [B, Q, width]."""
-        return self.output_projection(merge_heads(tf.matmul(weights, value)), residual)
+        mixed = tf.reshape(merge_heads(tf.matmul(weights, value)), [-1, tf.shape(weights)[2], self.width])
+        return self.output_projection(mixed, residual)
 
     def attend_rows(
         self,
@@ -86,15 +83,8 @@ class Attention(keras.layers.Layer):
 
         ``key`` is [B,H,Dh,M], or [B,H,M,Dh] with ``transpose_key``.
         """
-        size = self.width // self.heads
-        if isinstance(queries, int) and queries == 1:  # nothing changes places
-            query = tf.reshape(query, [-1, self.heads, 1, size])
-        else:
-            query = tf.transpose(tf.reshape(query, [-1, queries, self.heads, size]), [0, 2, 1, 3])
-        mixed = tf.matmul(_softmax(tf.matmul(query, key, transpose_b=transpose_key), bias), value)
-        if not (isinstance(queries, int) and queries == 1):
-            mixed = tf.transpose(mixed, [0, 2, 1, 3])
-        return self.output_projection(tf.reshape(mixed, [-1, self.width]), residual)
+        products = tf.matmul(split_heads(query, self.heads, queries), key, transpose_b=transpose_key)
+        return self.output_projection(merge_heads(tf.matmul(_softmax(products, bias), value)), residual)
 
 
 class SelfAttention(Attention):
@@ -132,7 +122,19 @@ class CrossAttention(Attention):
 
     def project_query(self, x: tf.Tensor) -> tf.Tensor:
         """[B, Q, width] -> [B, H, Q, Dh]."""
-        return split_heads(self.query_projection(x), self.heads)
+        return split_heads(self.query_projection(x), self.heads, tf.shape(x)[1])
+
+    def read_rows(
+        self,
+        x: tf.Tensor,
+        key: tf.Tensor,
+        value: tf.Tensor,
+        bias: tf.Tensor,
+        queries: int | tf.Tensor,
+        residual: tf.Tensor | None,
+    ) -> tf.Tensor:
+        """``call`` with one query a row, [B*Q, width] -> [B*Q, width], and ``key`` [B, H, Dh, M]."""
+        return self.attend_rows(self.query_projection(x), key, value, bias, queries, residual)
 
     def call(
         self, x: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor, residual: tf.Tensor | None = None

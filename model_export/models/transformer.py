@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import keras
 import tensorflow as tf
@@ -20,8 +21,8 @@ from model_export.models.layers import (
 )
 from model_export.models.transformer_step import TransformerStep
 
-Inner = Callable[[tf.Tensor, tf.Tensor | None], tf.Tensor]
-"""A sublayer: what it reads [B, T, width], and what it adds to its answer, if anything."""
+Inner = Callable[..., tf.Tensor]
+"""A sublayer: takes what it reads [B, T, width], and as ``residual`` what it adds to its answer, if anything."""
 
 
 class Sublayer(keras.layers.Layer):
@@ -42,7 +43,7 @@ class Sublayer(keras.layers.Layer):
         """``x`` [B, T, width] -> [B, T, width]."""
         read = self.norm(x) if self.is_pre_norm else x
         # What adds nothing to its answer can be dropped out; what does need not be added to by another operation.
-        y = x + self.dropout(inner(read, None), training=True) if training else inner(read, x)
+        y = x + self.dropout(inner(read, residual=None), training=True) if training else inner(read, residual=x)
         return y if self.is_pre_norm else self.norm(y)
 
 
@@ -84,9 +85,7 @@ class EncoderLayer(keras.layers.Layer):
     def call(self, x: tf.Tensor, bias: tf.Tensor, training: bool = False) -> tf.Tensor:
         """``x`` [B, S, width], ``bias`` [B, 1, 1, S] -> [B, S, width]."""
 
-        x = self.self_attention_sublayer(
-            x, inner=lambda y, residual: self.self_attention(y, bias, residual), training=training
-        )
+        x = self.self_attention_sublayer(x, inner=partial(self.self_attention.__call__, bias=bias), training=training)
         return self.feed_forward(x, training=training)
 
 
@@ -177,11 +176,6 @@ class Transformer(Seq2SeqModel):
         paid: list[tf.Tensor] = []
         for layer in self.decoder_layers:
 
-            def over_self(
-                y: tf.Tensor, residual: tf.Tensor | None, attention: SelfAttention = layer.self_attention
-            ) -> tf.Tensor:
-                return attention(y, causal_bias, residual)
-
             def over_memory(
                 y: tf.Tensor, residual: tf.Tensor | None, attention: CrossAttention = layer.cross_attention
             ) -> tf.Tensor:
@@ -189,6 +183,7 @@ class Transformer(Seq2SeqModel):
                 paid.append(attention.attention_weights(attention.project_query(y), key, memory_bias))
                 return attention.mix(paid[-1], value, residual)
 
+            over_self = partial(layer.self_attention.__call__, bias=causal_bias)
             x = layer(x, over_self=over_self, over_memory=over_memory, training=training)
         return TeacherForced(self.decoder_norm(x), tf.reduce_mean(tf.cast(paid[-1], tf.float32), axis=1))
 

@@ -7,6 +7,7 @@ attention mask. A forced prefix lies in the first positions of the same cache, i
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import tensorflow as tf
@@ -14,7 +15,7 @@ import tensorflow as tf
 from model_export.models.layers import MASKED, padding_bias
 
 if TYPE_CHECKING:
-    from model_export.models.attention import CrossAttention, SelfAttention
+    from model_export.models.attention import SelfAttention
     from model_export.models.transformer import Transformer
 
 
@@ -72,15 +73,12 @@ class TransformerStep:
                 caches.append(_spread(tf.stack([key, value]), beams))
                 return attention.attend(query, key, value, bias, residual)
 
-            def over_memory(
-                y: tf.Tensor,
-                residual: tf.Tensor,
-                index: int = index,
-                attention: CrossAttention = layer.cross_attention,
-            ) -> tf.Tensor:
-                key = tf.transpose(state.memory_keys[index], [0, 1, 3, 2])
-                return attention(y, key, state.memory_values[index], state.memory_bias, residual)
-
+            over_memory = partial(
+                layer.cross_attention.__call__,
+                key=tf.transpose(state.memory_keys[index], [0, 1, 3, 2]),
+                value=state.memory_values[index],
+                bias=state.memory_bias,
+            )
             x = layer(x, over_self=over_self, over_memory=over_memory)
         known = tf.where(tf.sequence_mask(prefix_lengths, size), 0, -1)  # [batch, prefix]
         return state._replace(
@@ -117,15 +115,13 @@ class TransformerStep:
                 key, value = tf.unstack(caches[-1])
                 return attention.attend_rows(query, key, value, bias, beams, residual, transpose_key=True)
 
-            def over_memory(
-                y: tf.Tensor,
-                residual: tf.Tensor,
-                index: int = index,
-                attention: CrossAttention = layer.cross_attention,
-            ) -> tf.Tensor:
-                memory = state.memory_keys[index], state.memory_values[index], state.memory_bias
-                return attention.attend_rows(attention.query_projection(y), *memory, beams, residual)
-
+            over_memory = partial(
+                layer.cross_attention.read_rows,
+                key=state.memory_keys[index],
+                value=state.memory_values[index],
+                bias=state.memory_bias,
+                queries=beams,
+            )
             x = layer(x, over_self=over_self, over_memory=over_memory)
         logits = self._model.output_projection(self._model.decoder_norm(x))  # [batch * beam, vocabulary]
         logits = tf.reshape(logits, [shape[0], beams, logits.shape[1]])  # [batch, beam, vocabulary]
