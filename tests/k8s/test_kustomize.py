@@ -1,0 +1,42 @@
+"""The renderer of the tests makes what ``kubectl kustomize`` does."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.support.kustomize import key, render
+
+K8S = Path(__file__).parents[2] / "k8s"
+KUBECTL = shutil.which("kubectl")
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
+@pytest.mark.parametrize("folder", ["base", "overlays/local", "overlays/production", "overlays/canary"])
+def test_overlays_render_as_with_kubectl(folder: str) -> None:
+    ran = subprocess.run(
+        [str(KUBECTL), "kustomize", str(K8S / folder)], check=True, capture_output=True, text=True, timeout=60
+    )
+    theirs = {key(each): each for each in yaml.safe_load_all(ran.stdout)}
+
+    assert {key(each): each for each in render(K8S / folder)} == theirs
+    assert "deprecated" not in ran.stderr
+
+
+def test_a_renamed_config_map_is_found_by_who_uses_it(tmp_path: Path) -> None:
+    """Its hash follows its content; the name without one stays."""
+    shutil.copytree(K8S, tmp_path / "k8s")
+    before = {key(each) for each in render(tmp_path / "k8s" / "base")}
+    settings = tmp_path / "k8s" / "base" / "gateway" / "kustomization.yaml"
+    settings.write_text(settings.read_text().replace("MALGIL_DRAIN_TIMEOUT_S=30", "MALGIL_DRAIN_TIMEOUT_S=31"))
+    (tmp_path / "k8s" / "base" / "labels.yaml").write_text("en-fr: {stable: 1}\n")
+    after = {key(each) for each in render(tmp_path / "k8s" / "base")}
+
+    ((kind, _, old),), ((_, _, new),) = before - after, after - before
+    assert kind == "ConfigMap"
+    assert old.rpartition("-")[0] == new.rpartition("-")[0] == "malgil-gateway"
+    assert ("ConfigMap", "malgil", "malgil-labels") in before & after
