@@ -146,7 +146,7 @@ def _write_artifact(trained: TrainedModel, staging: Path, wanted: _Wanted, on_pr
     manifest = _manifest(trained, wanted, limits, tokenizer, signatures)
     manifest = replace(manifest, required_ops=required_ops(read_meta_graph(staging)), certificate=certificate)
     (staging / ASSETS_FOLDER / MANIFEST_ASSET).write_text(manifest.to_json(), encoding="utf-8")
-    write_warmup_records(staging, plain_rows(live["tokenize"], texts.samples, limits), manifest)
+    write_warmup_records(staging, plain_rows(live["tokenize"], texts[0].samples, limits), manifest)
 
 
 def _traced(

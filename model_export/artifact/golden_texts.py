@@ -14,6 +14,8 @@ from model_export.text.tokenizers import UNK_ID, SentencePieceTokenizer
 
 CANDIDATES: Final = 12
 """Texts that are offered for each purpose, since not every answer is robust."""
+ROUNDS: Final = 4
+"""So often others are offered for what has too few robust answers."""
 
 _RARE = ("🎉", "🦜🧭 ok", "𓂀𓆣", "ꦄꦏꦸ", "ᚠᛇᚻ", "ሰላም ነው", "a🧶b", "👩🏽‍🚀!", "🥁", "ⴰⵣⵓⵍ", "ᏣᎳᎩ", "🫖 🪁")
 _KOREAN = ("안녕하세요", "고마워요!", "오늘 날씨가 좋네요.", "뭐 해?", "말길", "밥 먹었어?", "좋아요", "네, 알겠습니다")
@@ -23,7 +25,7 @@ _LETTERS = {"LETTER", "SYLLABLE", "IDEOGRAPH"}  # in the names of characters tha
 
 @dataclass(frozen=True, slots=True)
 class GoldenTexts:
-    """Candidates by purpose, at most ``CANDIDATES`` each, the most telling first."""
+    """Candidates by purpose, some ``CANDIDATES`` each, the most telling first."""
 
     samples: tuple[str, ...]  # the longest first
     shortest: tuple[str, ...]
@@ -32,22 +34,36 @@ class GoldenTexts:
     decomposed_korean: tuple[str, ...]
 
 
-def golden_texts(samples: Sequence[str], tokenizer: SentencePieceTokenizer) -> GoldenTexts:
-    """Choose from ``samples`` (real source sentences); where they are few, spell texts from the vocabulary."""
+def golden_texts(samples: Sequence[str], tokenizer: SentencePieceTokenizer) -> tuple[GoldenTexts, ...]:
+    """Choose from ``samples`` (real source sentences); where they are few, spell texts from the vocabulary.
+
+    Returns:
+        ``ROUNDS`` choices, the best first: a sample of one is in none that follows.
+    """
     pieces_by_script = _pieces_by_script(tokenizer)
     every_piece = [piece for pieces in pieces_by_script.values() for piece in pieces] or ["."]
-    real = sorted(dict.fromkeys(samples), key=len, reverse=True)
-    pool = real + _spelled(every_piece, max(0, CANDIDATES - len(real)))
-    return GoldenTexts(
-        samples=tuple(_spread(pool)),
-        shortest=tuple(sorted(pool, key=len)[:CANDIDATES]),
-        by_script={
-            script: tuple(_spread([text for text in pool if script in _scripts(text)]) + _spelled(pieces, CANDIDATES))
-            for script, pieces in pieces_by_script.items()
-        },
-        beyond_vocabulary=tuple(text for text in _RARE if _is_beyond_vocabulary(text, tokenizer)),
-        decomposed_korean=tuple(unicodedata.normalize("NFD", text) for text in _KOREAN),
-    )
+    rare = [text for text in _RARE if _is_beyond_vocabulary(text, tokenizer)]
+    left = sorted(dict.fromkeys(samples), key=len, reverse=True)
+    rounds: list[GoldenTexts] = []
+    for number in range(ROUNDS):
+        pool = left + _spelled(every_piece, max(0, CANDIDATES - len(left)), number)
+        rounds.append(
+            GoldenTexts(
+                samples=tuple(_spread(pool)),
+                shortest=tuple(sorted(pool, key=len)[:CANDIDATES]),
+                by_script={
+                    script: (
+                        *_spread([text for text in pool if script in _scripts(text)]),
+                        *_spelled(pieces, CANDIDATES, number),
+                    )
+                    for script, pieces in pieces_by_script.items()
+                },
+                beyond_vocabulary=tuple(_paired(rare, number)),
+                decomposed_korean=tuple(unicodedata.normalize("NFD", text) for text in _paired(_KOREAN, number)),
+            )
+        )
+        left = [text for text in left if text not in rounds[-1].samples]
+    return tuple(rounds)
 
 
 def _spread(texts: Sequence[str]) -> list[str]:
@@ -57,9 +73,16 @@ def _spread(texts: Sequence[str]) -> list[str]:
     return [texts[round(index * (len(texts) - 1) / (CANDIDATES - 1))] for index in range(CANDIDATES)]
 
 
-def _spelled(pieces: Sequence[str], count: int) -> list[str]:
+def _paired(texts: Sequence[str], distance: int) -> list[str]:
+    """Each with the one so far behind it; at no distance as they are."""
+    if not distance:
+        return list(texts)
+    return [f"{text} {texts[(index + distance) % len(texts)]}" for index, text in enumerate(texts)]
+
+
+def _spelled(pieces: Sequence[str], count: int, seed: int) -> list[str]:
     """Texts of one to six of the pieces, the same at every export."""
-    generator = random.Random(0)
+    generator = random.Random(seed)
     texts = ["".join(generator.choices(pieces, k=1 + index % 6)) for index in range(count)]
     return [text for text in (text.replace(_SPACE_MARK, " ").strip() for text in texts) if text]
 

@@ -75,10 +75,19 @@ def test_the_manifest_of_int8_tells_what_it_needs_and_what_it_was_calibrated_by(
     assert {"avx512f", "avx512_vnni"} <= set(manifest.cpu_features.required)
     assert manifest.calibration is not None
     assert (manifest.calibration.file, manifest.calibration.pairs) == ("pairs.tsv", len(CORPUS))
-    assert manifest.certificate is not None
-    assert manifest.certificate.logit_noise == 0.05
     sizes = [(folder / "variables" / "variables.data-00000-of-00001").stat().st_size for folder in (int8, artifact)]
     assert sizes[0] < 0.8 * sizes[1]  # the embedding stays float32
+
+
+def test_the_certificate_of_int8_allows_for_its_rounding_and_has_as_many_cases(
+    int8_root: Path, manifest: Manifest
+) -> None:
+    path = int8_root / "tiny-transformer" / "1" / "assets" / "manifest.json"
+    int8, float32 = Manifest.from_json(path.read_bytes()).certificate, manifest.certificate
+    assert int8 is not None
+    assert float32 is not None
+    assert (int8.logit_noise, float32.logit_noise) == (0.1, 1e-3)
+    assert [case.name for case in int8.cases] == [case.name for case in float32.cases]
 
 
 def test_static_scales_are_for_int8_alone(tmp_path: Path) -> None:

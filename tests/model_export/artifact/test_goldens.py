@@ -58,8 +58,8 @@ class Shaky:
 
 
 def certificate(noisy: Signature, samples: Any = CORPUS, **limits: int) -> Certificate:
-    texts = golden_texts(samples, SentencePieceTokenizer(tiny_tokenizer()))
-    return make_certificate({"tokenize": tokenize, "generate": generate}, noisy, texts, Limits(**{**LIMITS, **limits}))
+    rounds = golden_texts(samples, SentencePieceTokenizer(tiny_tokenizer()))
+    return make_certificate({"tokenize": tokenize, "generate": generate}, noisy, rounds, Limits(**{**LIMITS, **limits}))
 
 
 def test_every_kind_has_its_cases() -> None:
@@ -97,7 +97,8 @@ def test_a_case_of_an_option_is_one_that_it_changes() -> None:
         is_sea = np.array([b"sea, sun" in text for text in inputs["texts"]])
         return answers(np.where(is_penalized & is_sea, 500, 400))
 
-    texts = golden_texts(CORPUS, SentencePieceTokenizer(tiny_tokenizer()))
+    rounds = golden_texts(CORPUS, SentencePieceTokenizer(tiny_tokenizer()))
+    texts = rounds[0]
     assert not any("sea, sun" in text for text in (*texts.decomposed_korean, texts.samples[0])), "it would be first"
     live = {"tokenize": tokenize, "generate": penalized}
     sea = tokenize({"texts": text_array(["sea, sun and rain."])})["lengths"][0] + 1
@@ -106,7 +107,7 @@ def test_a_case_of_an_option_is_one_that_it_changes() -> None:
         is_penalized = inputs["repetition_penalty"] != 1.0
         return answers(np.where(is_penalized & (inputs["source_lengths"] == sea), 500, 400))
 
-    made = make_certificate(live, as_certain, texts, Limits(**LIMITS))
+    made = make_certificate(live, as_certain, rounds, Limits(**LIMITS))
     (case,) = [case for case in made.cases if case.name == "repetition_penalty 1"]
     assert (case.text, case.ids) == ("sea, sun and rain.", ((500, EOS_ID),))
 
@@ -116,6 +117,26 @@ def test_answers_that_noise_changes_are_left_out() -> None:
     kept = {case.text for case in certificate(steady, samples).cases}
     assert "cat" in kept
     assert not any(case.text.startswith("c") for case in certificate(Shaky(), samples).cases)
+
+
+def test_other_texts_and_seeds_are_asked_where_too_few_answers_are_robust() -> None:
+    seeds: list[set[int]] = []
+
+    def shaky_at_first(inputs: Arrays) -> Arrays:
+        """All that is sampled with the first seed, and n-best lists but one of each round."""
+        seeds.append(set(inputs["seed"][inputs["do_sample"]].tolist()))
+        is_sampled = inputs["do_sample"] & (inputs["seed"] == 7)
+        is_list = (inputs["num_hypotheses"] == 4) & (np.arange(len(is_sampled)) > 0)
+        return answers(np.where(is_sampled | is_list, 500, 400))
+
+    made = certificate(shaky_at_first)
+    assert [case.name for case in made.cases if case.name.startswith("n-best")] == ["n-best 1", "n-best 2"]
+    lists = [case.text for case in made.cases if case.name.startswith("n-best")]
+    assert len(set(lists)) == 2
+    assert {case.options["seed"] for case in made.cases if case.options.get("do_sample")} == {8}
+    assert set.union(*seeds) == {7, 8}, "and no further ones, as there are enough"
+    once = certificate(steady)
+    assert sorted(case.name for case in made.cases) == sorted(case.name for case in once.cases)
 
 
 def test_a_kind_that_nothing_survives_is_an_error() -> None:
