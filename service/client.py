@@ -61,23 +61,43 @@ def over_http(url: str, timeout_s: float) -> Ask:
             request = urllib.request.Request(address, json.dumps(body, ensure_ascii=False).encode(), headers)
         except ValueError as error:
             raise InvalidRequest(f"{url!r} is no address of a server: {error}") from error
-        try:
-            with urllib.request.urlopen(request, timeout=timeout_s + _GRACE_S) as response:
-                answer = json.load(response)
-        except urllib.error.HTTPError as error:
-            raise _named_error(error) from error
-        except (OSError, http.client.HTTPException) as error:  # urllib's own are OSErrors
-            reason = getattr(error, "reason", error)
-            raise BackendUnavailable(
-                f"no answer from {url}: {reason}; does `malgil serve` run there?", retry_after_s=None
-            ) from error
-        except ValueError as error:
-            raise BackendFailed(f"{url} answered, but not as Malgil does") from error
+        answer = _answer(url, request, timeout_s)
         if not _is_answer(endpoint, answer, len(body["inputs"])):
             raise BackendFailed(f"{url} answered, but not as Malgil does")
         return answer  # type: ignore[no-any-return]
 
     return ask
+
+
+def models_over_http(url: str, timeout_s: float, host: str | None = None) -> dict[str, Any]:
+    """``GET /v1/models`` of the server at ``url``, which ``host`` is the name of where ``url`` has its IP address.
+
+    Raises the errors of ``over_http``.
+    """
+    try:
+        request = urllib.request.Request(f"{url.rstrip('/')}/v1/models", headers={"host": host} if host else {})
+    except ValueError as error:
+        raise InvalidRequest(f"{url!r} is no address of a server: {error}") from error
+    answer = _answer(url, request, timeout_s)
+    if not isinstance(answer, dict) or not isinstance(answer.get("models"), list):
+        raise BackendFailed(f"{url} answered, but not as Malgil does")
+    return answer
+
+
+def _answer(url: str, request: urllib.request.Request, timeout_s: float) -> Any:
+    """What the server at ``url`` answers, read as JSON."""
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s + _GRACE_S) as response:
+            return json.load(response)
+    except urllib.error.HTTPError as error:
+        raise _named_error(error) from error
+    except (OSError, http.client.HTTPException) as error:  # urllib's own are OSErrors
+        reason = getattr(error, "reason", error)
+        raise BackendUnavailable(
+            f"no answer from {url}: {reason}; does `malgil serve` run there?", retry_after_s=None
+        ) from error
+    except ValueError as error:
+        raise BackendFailed(f"{url} answered, but not as Malgil does") from error
 
 
 def _is_answer(endpoint: Endpoint, answer: Any, count: int) -> bool:

@@ -61,7 +61,10 @@ def test_every_command_of_the_documents_exists() -> None:
             if words[1] not in subcommands:
                 unknown.append((page, words))
                 continue
-            known = {flag for parameter in subcommands[words[1]].params for flag in parameter.opts}
+            command = subcommands[words[1]]
+            if hasattr(command, "commands"):  # a group of them, such as `malgil rollout`
+                command = command.commands[words[2]]
+            known = {flag for parameter in command.params for flag in (*parameter.opts, *parameter.secondary_opts)}
             unknown += [(page, word) for word in words[2:] if word.startswith("--") and word not in known]
         elif program == "make":
             makefile = (REPOSITORY / "Makefile").read_text(encoding="utf-8")

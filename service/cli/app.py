@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from service.cli.generate import generate
+from service.cli.rollout import rollout
 from service.cli.score import score
 from service.cli.serve import serve
 
@@ -46,3 +47,4 @@ def _options(
 app.command()(serve)
 app.command()(generate)
 app.command()(score)
+app.add_typer(rollout)

@@ -1,0 +1,160 @@
+"""Taking a step: checked against what gateways have ready, written, and seen to hold."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from service.engine.labels import Labels, Split
+from service.errors import ServiceError
+from service.rollout.gateways import Gateway, Model, look, wanted_labels
+from service.rollout.steps import ModelLabels, RolloutError, told
+from service.rollout.stores import LabelsStore
+
+POLL_S: Final = 1.0
+
+Step = Callable[[ModelLabels, int | None], Mapping[str, Split]]
+"""From a model's labels, and the version that answers requests which name none, to its labels after the step."""
+Watched = Callable[[Sequence[str]], object]
+"""Is told, at each look, what has not moved yet."""
+
+
+def move(store: LabelsStore, urls: Sequence[str], model: str, step: Step) -> Labels:
+    """Take a step: the labels as they are written now.
+
+    Raises:
+        RolloutError: the step breaks something, the gateways read other labels, or others write at the same time.
+        ServiceError: a gateway does not answer.
+        OSError: labels cannot be read or written.
+    """
+    labels, gateways = store.read(), look(urls)
+    of_model = labels.get(model, {})
+    found = _at_each(gateways, model)
+    _check_that_they_read(str(store), of_model, gateways, model)
+    after = step(of_model, found[gateways[0].address].default)
+    for label, split in after.items():
+        if split != of_model.get(label):
+            _check_that_all_are_ready(label, split, found)
+    labels = {**labels, model: after}
+    store.write(labels)
+    return labels
+
+
+def waiting_for(urls: Sequence[str], labels: Labels, model: str, timeout_s: float, watched: Watched) -> int:
+    """Wait until every gateway has moved the model's labels: how many gateways that are.
+
+    Gateways may come and go meanwhile.
+
+    Raises:
+        RolloutError: some have not in time; the message says which, and why.
+    """
+    end = time.monotonic() + timeout_s
+    while True:
+        gateways: list[Gateway] = []
+        try:
+            gateways = look(urls)
+            left = [why for each in gateways for why in missing(each, labels[model], model)]
+        except (ServiceError, RolloutError) as error:
+            left = [str(error)]
+        if not left:
+            return len(gateways)
+        watched(left)
+        if time.monotonic() >= end:
+            raise RolloutError(
+                f"the labels are written, but after {timeout_s:.0f} s they do not hold everywhere: {'; '.join(left)}"
+            )
+        time.sleep(min(POLL_S, max(0.0, end - time.monotonic())))
+
+
+def remove(store: LabelsStore, urls: Sequence[str], model: str, version: int, folder: Path) -> None:
+    """Delete a version's folder, ``<folder>/<model>/<version>``, which nothing is answered by.
+
+    Raises:
+        RolloutError: it is in use, or not there.
+        ServiceError: a gateway does not answer.
+    """
+    uses = [
+        f"{label} stands for it in {store}" for label, split in store.read().get(model, {}).items() if version in split
+    ]
+    for gateway in look(urls):
+        at = gateway.models.get(model)
+        if at is not None:
+            uses += [
+                f"{label} stands for it at {gateway.address}"
+                for label, each in at.labels.items()
+                if version in each.in_force or version in each.wanted
+            ]
+            if at.default == version:
+                uses.append(f"it answers requests that name no version at {gateway.address}")
+    if uses:
+        raise RolloutError(f"version {version} of {model} is in use: {'; '.join(uses)}")
+    path = folder / model / str(version)
+    if not path.is_dir():
+        raise RolloutError(f"there is no version {version} of {model} in {folder}")
+    # Gone at once for who looks for versions, instead of file by file.
+    leaving = path.with_name(f".removed-{version}")
+    path.rename(leaving)
+    shutil.rmtree(leaving)
+
+
+def _at_each(gateways: Sequence[Gateway], model: str) -> dict[str, Model]:
+    for each in gateways:
+        if each.labels_error is not None:
+            raise RolloutError(f"{each.address} cannot read its labels: {each.labels_error}")
+        if model not in each.models:
+            raise RolloutError(
+                f"{each.address} has no model {model}: "
+                + (f"it has {', '.join(each.models)}" if each.models else "it has none yet")
+            )
+    return {each.address: each.models[model] for each in gateways}
+
+
+def _check_that_they_read(store: str, labels: ModelLabels, gateways: Sequence[Gateway], model: str) -> None:
+    """Who moves labels that nobody reads, or that have not arrived, does not know what the step leads to."""
+    for each in gateways:
+        theirs = wanted_labels(each)[model]
+        for label in sorted({*labels, *theirs}):
+            ours, there = labels.get(label), theirs.get(label)
+            if ours is None or there is None or _shares(ours) != _shares(there):
+                raise RolloutError(
+                    f"{each.address} reads other labels than those in {store}: {label} is "
+                    f"{told(there) if there else 'none'} there, and {told(ours) if ours else 'none'} here; "
+                    "wait until it has read them, or name the labels that it reads (MALGIL_LABELS_FILE)"
+                )
+
+
+def _check_that_all_are_ready(label: str, split: Split, found: Mapping[str, Model]) -> None:
+    for version in (version for version, weight in split.items() if weight):
+        for address, model in found.items():
+            state = model.versions.get(version)
+            if state == "ready":
+                continue
+            why = "is not there: publish it, and wait until it is ready" if state is None else f"is {state}"
+            raise RolloutError(f"{label} cannot be {told(split)}: version {version} {why} ({address})")
+
+
+def missing(gateway: Gateway, labels: ModelLabels, model: str) -> list[str]:
+    """Why a gateway does not have these labels in force."""
+    if gateway.labels_error is not None:
+        return [f"{gateway.address}: {gateway.labels_error}"]
+    if model not in gateway.models:
+        return [f"{gateway.address} has no model {model}"]
+    found = []
+    for label, split in labels.items():
+        there = gateway.models[model].labels.get(label)
+        if there is None:
+            found.append(f"{gateway.address} has no label {label}")
+        elif there.reason is not None and _shares(there.wanted) == _shares(split):
+            found.append(f"{gateway.address}: {label} is not {told(split)}: {there.reason}")
+        elif _shares(there.in_force) != _shares(split):
+            is_now = told(there.in_force) if there.in_force else "nothing"
+            found.append(f"{gateway.address}: {label} is {is_now}, not {told(split)}")
+    return found
+
+
+def _shares(split: Split) -> dict[int, float]:
+    total = sum(split.values()) or 1
+    return {version: round(weight / total, 9) for version, weight in split.items()}
