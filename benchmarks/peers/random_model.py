@@ -7,24 +7,33 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import tensorflow as tf
 from numpy.typing import NDArray
 from sentencepiece import sentencepiece_model_pb2 as sentencepiece_proto
 
 from model_export.config import load_config
-from model_export.models import build_model
+from model_export.models import Seq2SeqModel, build_model
 from model_export.text.tokenizers import BOS_ID, EOS_ID, PAD_ID, UNK_ID
 from model_export.trained_model import TrainedModel
 
-FIRST_WORD_ID = 4 + 256 + 1
+_FIRST_BYTE_ID = 4
+FIRST_WORD_ID = _FIRST_BYTE_ID + 256 + 1
 """Special tokens, bytes and a space come before it; the rest of the vocabulary are words."""
 
 _SURENESS = 10.0
 """Standard deviation of the logits: the likeliest token has about as much probability as after a training."""
-_END = 4.2
-"""Bias of EOS in standard deviations of the logits. Answers are short where they may be: only few tokens in a row are
-sure enough for a certificate."""
+_CLOSING_WORDS = 64
+"""The last words of the vocabulary. Answers to sources of these, or of bytes, end soon: only few tokens in a row are
+sure enough for a certificate. Others do not end: where EOS may not be said yet, engines differ in what that does to the
+probabilities of all other tokens, and find the same only where EOS is unlikely anyway."""
+_CLOSING = 3.0
+"""Length of what the embeddings of closing words share; each is about as long without it."""
+_END, _NO_END = 32.0, -78.0
+"""Mean logit of EOS in answers to closing and to other words; the likeliest other token has about 40."""
 _RESIDUAL = 0.35
 """Gain of a linear layer. With more, rounding would grow from layer to layer."""
+_CELL = 2.0
+"""Gain of a recurrent cell."""
 _SYLLABLES = ["".join(letters) for letters in itertools.product("bdfgklmnprstvz", "aeiou")]
 _SAMPLE_SIZES = (2, 3, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24)
 
@@ -42,18 +51,17 @@ def random_model(config: str, overrides: Mapping[str, Any] | None = None) -> Tra
     for weight in model.weights:
         if len(weight.shape) > 1:  # biases and scales stay as they are
             weight.assign(_drawn(weight.path, tuple(weight.shape), generator))
-    (bias,) = [weight for weight in model.weights if weight.path.endswith(f"{model.name}/output/bias")]
-    biases = np.where(np.arange(run.model.vocabulary_size) < FIRST_WORD_ID, -1e4, 0.0)  # answers are words
-    biases[EOS_ID] = _END * _SURENESS
-    bias.assign(biases)
+    is_word = np.arange(run.model.vocabulary_size) >= FIRST_WORD_ID
+    model.output_projection.bias.assign(np.where(is_word, 0.0, -1e4))  # answers are words
+    _fit_end(model, run.model.vocabulary_size, generator)
     words = _words(run.model.vocabulary_size - FIRST_WORD_ID)
-    samples = [" ".join(generator.choice(words, size)) for size in _SAMPLE_SIZES]
+    samples = [" ".join(generator.choice(words[-_CLOSING_WORDS:], size)) for size in _SAMPLE_SIZES]
     return TrainedModel(run, _tokenizer(words), model, samples, {"data": "none, the weights are random"})
 
 
 def random_sources(count: int, size: int, vocabulary_size: int) -> list[list[int]]:
-    """``count`` rows of ``size`` ids: words, then EOS."""
-    ids = np.random.default_rng(1).integers(FIRST_WORD_ID, vocabulary_size, [count, size])
+    """``count`` rows of ``size`` ids: words whose answers do not end, then EOS."""
+    ids = np.random.default_rng(1).integers(FIRST_WORD_ID, vocabulary_size - _CLOSING_WORDS, [count, size])
     ids[:, -1] = EOS_ID
     rows: list[list[int]] = ids.tolist()
     return rows
@@ -75,9 +83,9 @@ def _drawn(path: str, shape: tuple[int, ...], generator: np.random.Generator) ->
     """
     if path.endswith("embedding/table"):
         return generator.normal(0.0, 3.0 * shape[1] ** -0.5, shape)
-    if path.endswith("kernel") and "/cell/" in path:  # of a Keras cell: [in, out]
-        return generator.normal(0.0, 2.0 * shape[0] ** -0.5, shape)
     kernel = generator.normal(0.0, _RESIDUAL * shape[1] ** -0.5, shape)  # [out, in]
+    if path.endswith(("/input/kernel", "hidden/kernel")):  # of a recurrent cell
+        return kernel * (_CELL / _RESIDUAL)
     if path.count("/") == 2:  # the whole model's, of its output
         kernel *= _SURENESS / _RESIDUAL
     if path.endswith("qkv/kernel"):
@@ -91,6 +99,50 @@ def _drawn(path: str, shape: tuple[int, ...], generator: np.random.Generator) ->
     if path.endswith("shrink/kernel"):
         kernel -= kernel.mean(axis=1, keepdims=True)  # what it reads is positive: all outputs would share a direction
     return kernel
+
+
+def _fit_end(model: Seq2SeqModel, vocabulary_size: int, generator: np.random.Generator) -> None:
+    """Make EOS likely in answers to closing words and unlikely in all others.
+
+    The embeddings of closing words get a direction that they share; what the decoder makes of it is told apart from
+    what it makes of other sources by linear discriminant analysis (Fisher 1936).
+    """
+    first_closing = vocabulary_size - _CLOSING_WORDS
+    table = model.embedding.table
+    embeddings = table.numpy().copy()
+    shared = generator.normal(0.0, _CLOSING * embeddings.shape[1] ** -0.5, embeddings.shape[1])
+    for ids in (slice(_FIRST_BYTE_ID, FIRST_WORD_ID), slice(first_closing, None)):
+        embeddings[ids] += shared
+    table.assign(embeddings)
+
+    others = _states(model, range(FIRST_WORD_ID, first_closing), 32, generator)
+    of_words = _states(model, range(first_closing, vocabulary_size), 8, generator)
+    of_bytes = _states(model, range(_FIRST_BYTE_ID, FIRST_WORD_ID), 8, generator)
+    closing = np.concatenate([of_words, of_bytes])
+    scatter = np.cov(others.T) + np.cov(closing.T)
+    scatter += 1e-3 * np.diag(scatter).mean() * np.eye(len(scatter))
+    apart = closing.mean(axis=0) - others.mean(axis=0)
+    direction = np.linalg.solve(scatter, apart)
+    output = model.output_projection
+    kernel, bias = output.kernel.numpy().copy(), output.bias.numpy().copy()
+    kernel[EOS_ID] = (_END - _NO_END) / (apart @ direction) * direction
+    bias[EOS_ID] = _END - closing.mean(axis=0) @ kernel[EOS_ID]
+    output.kernel.assign(kernel)
+    output.bias.assign(bias)
+
+
+def _states(model: Seq2SeqModel, ids: range, rows: int, generator: np.random.Generator) -> NDArray[np.float64]:
+    """What the output layer reads [N, width], after ``rows`` sources of ``ids`` in each of some sizes."""
+    states = []
+    for size in (2, 4, 6, 8, 12, 20, 20, 32):
+        source_ids = generator.integers(ids.start, ids.stop, [rows, size])
+        source_ids[:, -1] = EOS_ID
+        target_ids = generator.integers(FIRST_WORD_ID, model.embedding.table.shape[0], [rows, 24])
+        target_ids[:, 0] = BOS_ID
+        inputs = {"source_ids": source_ids, "source_lengths": np.full(rows, size), "target_ids": target_ids}
+        hidden = model.teacher_forced({name: tf.constant(value, tf.int32) for name, value in inputs.items()}).hidden
+        states.append(hidden.numpy().reshape([-1, hidden.shape[-1]]))
+    return np.concatenate(states).astype(np.float64)
 
 
 def _words(count: int) -> list[str]:

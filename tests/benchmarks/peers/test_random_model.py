@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from benchmarks.peers.countdown import countdown, countdown_rows, fit_countdowns
 from benchmarks.peers.naive import naive_search
@@ -13,9 +15,9 @@ from model_export.trained_model import TrainedModel
 VOCABULARY_SIZE = 600
 SMALL = {
     "model.vocabulary_size": VOCABULARY_SIZE,
-    "model.hidden_size": 64,
+    "model.hidden_size": 256,
     "model.num_heads": 4,
-    "model.feed_forward_size": 128,
+    "model.feed_forward_size": 256,
     "model.num_encoder_layers": 1,
     "model.num_decoder_layers": 1,
 }
@@ -55,6 +57,22 @@ def test_the_naive_loop_finds_what_the_search_finds(trained: TrainedModel, beam_
 
     assert found.ids[:, 0].numpy().tolist() == naive
     assert len({tuple(row) for row in naive}) > 1  # answers depend on their sources
+
+
+def test_only_answers_to_samples_end(trained: TrainedModel) -> None:
+    words = [source[:-1] for source in random_sources(12, 8, VOCABULARY_SIZE)]
+    samples = SentencePieceTokenizer(trained.tokenizer).tokenize(trained.samples).to_list()
+    other = tf.random.Generator.from_seed(3).uniform([1, 8], FIRST_WORD_ID, VOCABULARY_SIZE - 64, tf.int32)
+
+    def lead(source: list[int]) -> NDArray[np.float32]:
+        """Of EOS over the likeliest other token, at every position."""
+        ids = tf.constant([[*source, EOS_ID]])
+        inputs = {"source_ids": ids, "source_lengths": tf.fill([1], ids.shape[1]), "target_ids": other}
+        logits = trained.model(inputs)[0].numpy()  # [position, vocabulary]
+        return logits[:, EOS_ID] - np.delete(logits, EOS_ID, axis=1).max(axis=1)  # [position]
+
+    assert max(lead(source).max() for source in words) < -16.0  # less likely than float32 can tell
+    assert min(lead(source).max() for source in samples) > 0.0
 
 
 def test_sources_are_answered_with_their_countdowns() -> None:
