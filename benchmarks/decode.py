@@ -1,8 +1,8 @@
 """What decoding costs: the same weights in every engine, source 20, exactly 32 tokens, one core, greedy and 4 beams.
 
-Each contender runs in a process of its own, pinned to one core with one thread; they take turns. Ours run
-``generate_ids`` of an exported artifact in a TF1 session; the naive loop is one ``tf.function``. Peers need the extra
-``bench``. Exits 1 when a contender that computes in float32 finds other tokens than the first of them:
+Each contender runs in a process of its own, pinned to one core with one thread; they take turns, the slow ones in fewer
+rounds. Ours run ``generate_ids`` of an exported artifact in a TF1 session; the naive loop is one ``tf.function``. Peers
+need the extra ``bench``. Exits 1 when a contender that computes in float32 finds other tokens than the first of them:
 
     python -m benchmarks.decode [--models transformer,rnn] [--contenders int8,ct2-int8] [--batch 1,8,32] [--beams 1,4]
 
@@ -15,7 +15,7 @@ import argparse
 import json
 import os
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import distributions
 from pathlib import Path
@@ -24,10 +24,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Column, Table
 
-from benchmarks.op_times import op_times, table
+from benchmarks.floors import Ratios, ratio_tables, ratios
+from benchmarks.op_times import op_times
+from benchmarks.op_times import table as op_table
 from benchmarks.peers import builds
 from benchmarks.peers.arguments import names, numbers
-from benchmarks.peers.contenders import CONTENDERS, NAIVE, OURS, Contender, named, running
+from benchmarks.peers.contenders import CONTENDERS, NAIVE, Contender, named, running
 from benchmarks.peers.engines import Call, Ids
 from benchmarks.peers.random_model import random_sources
 from benchmarks.peers.worker import Answer, take_turns
@@ -35,23 +37,8 @@ from model_export.artifact.calls import Row, generate_ids_inputs
 from model_export.config import load_config
 from model_export.contract import cpu_name
 
-FLOORS: Mapping[tuple[str, str], Mapping[tuple[int, int], float]] = {
-    (fast, slow): dict(zip([(1, 1), (1, 8), (1, 32), (4, 1), (4, 8), (4, 32)], floors, strict=False))
-    for fast, slow, *floors in (
-        ("int8-static", "ct2-int8", 1.42, 1.30, 1.10, 1.30, 1.05, 1.05),
-        ("int8", "ct2-int8", 1.33, 1.15, 0.95, 1.07, 0.95, 0.95),
-        ("int8-static", "ct2-float32", 4.4, 3.9, 3.2, 3.9, 3.0, 2.3),
-        ("int8-static", "hf-float32", 6.5, 5.9, 3.8, 6.9, 4.1, 3.2),
-        ("int8-static", "naive", 17, 37, 45, 28, 49),
-        ("float32", "ct2-float32", 1.0, 0.9, 1.05, 0.9, 1.0, 1.0),
-        ("bfloat16", "float32", 2.2, 2.4, 1.7, 2.0, 1.8, 1.6),
-    )
-}
-"""How many times as fast the first must at least be, by (beam size, batch): where we want to be, not a measurement."""
-
 _NAIVE_MOST_ROWS = 32
 """Rows x beams at which the naive loop still takes part: its calls take a minute beyond."""
-_NAIVE_ROUNDS = 3
 
 
 @dataclass(frozen=True)
@@ -78,7 +65,7 @@ def measure_case(
     """Run one case; contenders are compared with the first that is exact, or else with the first."""
     rows = len(call.sources)
     taking_part = [one for one in contenders if one is not NAIVE or rows * call.beam_size <= _NAIVE_MOST_ROWS]
-    turns = {one.name: min(rounds, _NAIVE_ROUNDS) if one is NAIVE else rounds for one in taking_part}
+    turns = {one.name: min(rounds, one.most_rounds or rounds) for one in taking_part}
     answers = take_turns({name: workers[name] for name in turns}, call, turns)
     reference = next((one for one in taking_part if one.is_exact), taking_part[0]).name
     return [_measured(model, call, name, found, answers[reference][0].tokens) for name, found in answers.items()]
@@ -108,6 +95,7 @@ def case_table(case: Sequence[Measured], tokens: int, clock: str) -> Table:
     title = f"{first.model}, {search}, batch {first.batch}, {tokens} tokens"
     table = Table(
         Column("contender", no_wrap=True),
+        "rounds",
         f"median ms ({clock})",
         "min",
         "max",
@@ -120,49 +108,24 @@ def case_table(case: Sequence[Measured], tokens: int, clock: str) -> Table:
         seconds = one.wall if clock == "wall" else one.cpu
         figures = [f"{1e3 * value:.1f}" for value in (one.median(clock), min(seconds), max(seconds))]
         shares = [f"{100 * share:.1f} %" for share in (one.same_rows, one.same_tokens)]
-        table.add_row(one.contender, *figures, f"{one.batch * tokens / one.median(clock):.0f}", *shares)
+        speed = f"{one.batch * tokens / one.median(clock):.0f}"
+        table.add_row(one.contender, f"{len(seconds)}", *figures, speed, *shares)
     return table
 
 
-def ratios(measured: Sequence[Measured], clock: str) -> dict[tuple[str, str], dict[tuple[int, int], float]]:
-    """Of the pairs in ``FLOORS``, and of all of ours over the naive loop, as far as both were measured."""
-    medians = {(one.contender, (one.beam_size, one.batch)): one.median(clock) for one in measured}
-    cases = sorted({(one.beam_size, one.batch) for one in measured})
-    found = {
-        (fast, slow): {
-            case: medians[slow, case] / medians[fast, case]
-            for case in cases
-            if (slow, case) in medians and (fast, case) in medians
-        }
-        for fast, slow in [*FLOORS, *((ours.name, NAIVE.name) for ours in OURS if ours.name != "int8-static")]
-    }
-    return {pair: values for pair, values in found.items() if values}
-
-
-def ratio_table(model: str, found: Mapping[tuple[str, str], Mapping[tuple[int, int], float]]) -> Table:
-    """Measured ratios, each with its floor where there is one."""
-    cases = sorted({case for values in found.values() for case in values})
-    headings = [f"{'greedy' if beams == 1 else f'{beams} beams'} B{batch}" for beams, batch in cases]
-    table = Table(Column("times faster (floor)", no_wrap=True), *headings, title=f"{model}: ratios of medians")
-    for (fast, slow), values in found.items():
-        floors = FLOORS.get((fast, slow), {}) if model == "transformer" else {}
-        table.add_row(f"{fast} against {slow}", *(_with_floor(values.get(case), floors.get(case)) for case in cases))
-    return table
-
-
-def _with_floor(ratio: float | None, floor: float | None) -> str:
-    if ratio is None:
-        return "-"
-    if floor is None:
-        return f"{ratio:.2f}"
-    shown = f"{ratio:.2f} ({floor:g})"
-    return shown if ratio >= floor else f"[bold red]{shown}[/]"
+def other_tokens(measured: Iterable[Measured]) -> list[str]:
+    """Who computes in float32 and found other tokens than the reference, and where."""
+    return [
+        f"{one.contender} ({one.model}, beam size {one.beam_size}, batch {one.batch})"
+        for one in measured
+        if CONTENDERS[one.contender].is_exact and one.same_rows < 1.0
+    ]
 
 
 def as_json(
     arguments: argparse.Namespace,
     measured: Mapping[str, Sequence[Measured]],
-    found: Mapping[str, Mapping[tuple[str, str], Mapping[tuple[int, int], float]]],
+    found: Mapping[str, Ratios],
 ) -> dict[str, Any]:
     """Everything that was measured, and on what."""
     peers = ("tensorflow-cpu", "ctranslate2", "transformers", "torch")
@@ -216,7 +179,7 @@ def show_profile(arguments: argparse.Namespace, console: Console) -> None:
                 sources = random_sources(batch, arguments.source, vocabulary)
                 inputs = generate_ids_inputs([Row("", tuple(ids), options) for ids in sources])
                 title = f"{model} {arguments.profile}, {beam_size} beams, batch {batch}, {arguments.tokens} tokens"
-                console.print(table(title, *op_times(artifact, inputs, arguments.rounds)))
+                console.print(op_table(title, *op_times(artifact, inputs, arguments.rounds)))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -243,17 +206,17 @@ def main() -> None:
         show_profile(arguments, console)
         return
     measured = {model: measure_model(arguments, model, console) for model in arguments.models}
-    found = {model: ratios(cases, arguments.clock) for model, cases in measured.items()}
-    for model, values in found.items():
-        if values:
-            console.print(ratio_table(model, values))
+    found = {}
+    for model, cases in measured.items():
+        medians = {(one.contender, (one.beam_size, one.batch)): one.median(arguments.clock) for one in cases}
+        found[model] = ratios(medians)
+        for table in ratio_tables(model, found[model]):
+            console.print(table)
     if arguments.json:
         arguments.json.write_text(json.dumps(as_json(arguments, measured, found), indent=1) + "\n")
-    wrong = [one for cases in measured.values() for one in cases if CONTENDERS[one.contender].is_exact]
-    wrong = [one for one in wrong if one.same_rows < 1.0]
+    wrong = other_tokens(one for cases in measured.values() for one in cases)
     if wrong:
-        cases = ", ".join(f"{one.contender} ({one.model}, beam {one.beam_size}, batch {one.batch})" for one in wrong)
-        raise SystemExit(f"computes in float32 and finds other tokens: {cases}")
+        raise SystemExit(f"computes in float32 and finds other tokens: {', '.join(wrong)}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 Around a call of batch 8, source 32, 32 new tokens, greedy, vocabulary 8,000. ``transformer`` in every engine, each in a
 process of its own on one core, in turns; ours run ``generate_ids`` of an exported artifact:
 
-    python -m benchmarks.scaling [--contenders int8,ct2-int8] [--axes source,batch] [--plot FILE.png] [--json FILE]
+    python -m benchmarks.scaling [--contenders float32,int8] [--axes source,batch] [--plot FILE.png] [--json FILE]
 
 The table and the plot show ms of a call; what a doubling costs is the ratio to the value before.
 """
@@ -27,6 +27,7 @@ from benchmarks.peers.contenders import Contender, named, running
 from benchmarks.peers.engines import Call
 from benchmarks.peers.random_model import random_sources
 from benchmarks.peers.worker import take_turns
+from model_export.config import load_config
 from model_export.contract import cpu_name
 
 BASE: Final[Mapping[str, int]] = {"source": 32, "tokens": 32, "vocabulary": 8_000, "beams": 1, "batch": 8}
@@ -67,7 +68,10 @@ def measure(
     shapes: Mapping[tuple[str, int], Call],
 ) -> list[Point]:
     """All calls to models of one vocabulary, by axis and value."""
-    folder = builds.trained("transformer", {**dict(arguments.set), "model.vocabulary_size": vocabulary})
+    overrides = dict(arguments.set)
+    if vocabulary != load_config("transformer", overrides).model.vocabulary_size:  # or else `decode` has made it
+        overrides["model.vocabulary_size"] = vocabulary
+    folder = builds.trained("transformer", overrides)
     points = []
     with running(contenders, folder, arguments.core) as workers:
         for (axis, value), call in shapes.items():
@@ -110,20 +114,25 @@ def plot(points: Sequence[Point], clock: str, path: Path) -> None:
     import matplotlib as mpl  # noqa: PLC0415  who wants no plot needs none of it
 
     mpl.use("Agg")
-    from matplotlib import pyplot  # noqa: PLC0415
+    from matplotlib import pyplot, ticker  # noqa: PLC0415
 
     axes = list(dict.fromkeys(point.axis for point in points))
-    figure, panels = pyplot.subplots(1, len(axes), figsize=(4 * len(axes), 4), squeeze=False, layout="constrained")
+    figure, panels = pyplot.subplots(
+        1, len(axes), figsize=(4 * len(axes), 4), squeeze=False, sharey=True, layout="constrained"
+    )
     for axis, panel in zip(axes, panels[0], strict=True):
         here = [point for point in points if point.axis == axis]
         for name in dict.fromkeys(point.contender for point in here):
             line = sorted((point.value, 1e3 * point.median(clock)) for point in here if point.contender == name)
             panel.plot(*zip(*line, strict=True), marker="o", label=name)
-        panel.set(xscale="log", yscale="log", xlabel=axis, ylabel="ms a call")
+        panel.set(xscale="log", yscale="log", xlabel=axis)
         values = sorted({point.value for point in here})
         panel.set_xticks(values, [f"{value:,}" for value in values], rotation=45)
         panel.minorticks_off()
         panel.grid(visible=True, which="both", alpha=0.3)
+    panels[0][0].set_ylabel("ms a call")
+    panels[0][0].yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
+    panels[0][0].yaxis.set_major_formatter("{x:g}")
     panels[0][0].legend()
     figure.savefig(path)
 
@@ -131,7 +140,7 @@ def plot(points: Sequence[Point], clock: str, path: Path) -> None:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--contenders", type=names, default=["float32", "int8", "int8-static", "ct2-int8"])
+    parser.add_argument("--contenders", type=names, default=["int8-static", "ct2-int8"])
     parser.add_argument("--axes", type=names, default=list(AXES), help=", ".join(AXES))
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--core", type=int, default=0, help="all contenders run on it")

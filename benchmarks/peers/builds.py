@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import hashlib
 import json
 import shutil
@@ -26,8 +27,8 @@ def trained(config: str, overrides: Mapping[str, Any] | None = None, countdowns:
     ``countdowns`` are rows that it shall answer so, if there are any.
     """
     rows = [[row.source, row.length] for row in countdowns]
-    key = [json.dumps([config, dict(overrides or {}), rows]), *_texts("random_model.py")]
-    key += _texts("countdown.py") if countdowns else []
+    key = [json.dumps([config, dict(overrides or {}), rows]), *_sources_of("random_model.py")]
+    key += _sources_of("countdown.py") if countdowns else []
 
     def make(folder: Path) -> None:
         from benchmarks.peers.countdown import fit_countdowns
@@ -63,7 +64,7 @@ def artifact(model: Path, dtype: str, calibration: Path | None = None) -> Path:
         export_model(loaded, folder, model.name, version=1, dtype=dtype, scales=scales)
 
     pairs = calibration.read_text(encoding="utf-8") if calibration else ""
-    return _made(name, [str(model), pairs, *_sources()], make) / model.name / "1"
+    return _made(name, [str(model), pairs, *_exporter_sources()], make) / model.name / "1"
 
 
 def calibrated_artifact(model: Path) -> Path:
@@ -79,7 +80,7 @@ def ctranslate2(model: Path) -> Path:
 
         to_ctranslate2(model, folder)
 
-    return _made(f"{model.name}-ctranslate2", [str(model), *_texts("stored.py", "to_ctranslate2.py")], make)
+    return _made(f"{model.name}-ctranslate2", [str(model), *_sources_of("stored.py", "to_ctranslate2.py")], make)
 
 
 def hugging_face(model: Path) -> Path:
@@ -90,7 +91,7 @@ def hugging_face(model: Path) -> Path:
 
         to_hugging_face(model, folder)
 
-    return _made(f"{model.name}-hugging-face", [str(model), *_texts("stored.py", "to_hugging_face.py")], make)
+    return _made(f"{model.name}-hugging-face", [str(model), *_sources_of("stored.py", "to_hugging_face.py")], make)
 
 
 def _made(name: str, key: list[str], make: Callable[[Path], None]) -> Path:
@@ -106,12 +107,22 @@ def _made(name: str, key: list[str], make: Callable[[Path], None]) -> Path:
     return folder
 
 
-def _texts(*names: str) -> list[str]:
-    return [(_PEERS / name).read_text() for name in names]
+def _sources_of(*names: str) -> list[str]:
+    return [_without_comments(_PEERS / name) for name in names]
 
 
-def _sources() -> list[str]:
+def _exporter_sources() -> list[str]:
     """The exporter's sources."""
     package = REPOSITORY / "model_export"
     paths = [path.relative_to(package) for path in sorted(package.rglob("*.py"))]
-    return [(package / path).read_text() for path in paths if path.parts[0] not in _UNUSED]
+    return [_without_comments(package / path) for path in paths if path.parts[0] not in _UNUSED]
+
+
+def _without_comments(source: Path) -> str:
+    """What a Python file does, whatever it says about that and however it is laid out."""
+    tree = ast.parse(source.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            node.body = [one for one in body if not (isinstance(one, ast.Expr) and isinstance(one.value, ast.Constant))]
+    return ast.dump(tree)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.decode import FLOORS, Measured, measure_case, ratios
+from benchmarks.decode import Measured, measure_case, other_tokens
 from benchmarks.peers.contenders import CONTENDERS
 from benchmarks.peers.engines import Call
 from benchmarks.peers.worker import Answer
@@ -43,11 +43,19 @@ def test_an_answer_of_another_length_is_refused() -> None:
         measure_case([CONTENDERS["int8"]], {"int8": Scripted([[7]])}, "transformer", Call([[5, 3]], 1, 2, 2), rounds=1)
 
 
-def test_ratios_of_what_was_measured() -> None:
-    def one(contender: str, batch: int, *seconds: float) -> Measured:
-        return Measured("transformer", 1, batch, contender, [9.0] * 3, list(seconds), 1.0, 1.0)
+def test_slow_contenders_have_fewer_rounds() -> None:
+    contenders = [CONTENDERS[name] for name in ("float32", "hf-float32", "naive")]
+    workers = {one.name: Scripted([[7]]) for one in contenders}
 
-    measured = [one("int8", 1, 1.0, 2.0, 30.0), one("ct2-int8", 1, 3.0, 4.0, 5.0), one("int8", 8, 1.0, 1.0, 1.0)]
+    found = measure_case(contenders, workers, "transformer", Call([[5, 3]], 1, 1, 1), rounds=5)
 
-    assert ratios(measured, "cpu") == {("int8", "ct2-int8"): {(1, 1): 2.0}}
-    assert set(sum(FLOORS, ())) <= set(CONTENDERS)
+    assert {one.contender: len(one.wall) for one in found} == {"float32": 5, "hf-float32": 3, "naive": 3}
+
+
+def test_only_who_computes_in_float32_must_find_the_same_tokens() -> None:
+    def one(contender: str, same_rows: float) -> Measured:
+        return Measured("transformer", 4, 8, contender, [1.0], [1.0], same_rows, same_rows)
+
+    measured = [one("float32", 1.0), one("ct2-float32", 0.875), one("naive", 1.0), one("ct2-int8", 0.5)]
+
+    assert other_tokens(measured) == ["ct2-float32 (transformer, beam size 4, batch 8)"]
