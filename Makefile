@@ -10,12 +10,13 @@ ARGS ?=
 EXPORTED := $(patsubst models/%/config.yaml,$(MODELS)/%/.exported,$(wildcard models/*/config.yaml))
 EXPORTER := $(shell find model_export -name '*.py' -not -path 'model_export/training/*')
 
-.PHONY: help serve models test check fix proto lock clean
+.PHONY: help serve models test test-containers check fix proto lock clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo 'make serve   export the shipped models where needed and serve them on http://127.0.0.1:8000 (ARGS="--port 8080 --grpc-port 9080")'
 	@echo 'make test    the whole suite (ARGS="-k beam")'
+	@echo 'make test-containers   build the images and run docker-compose.yml, where there is a Docker engine'
 	@echo 'make check   format, lint, types, architecture'
 	@echo 'make fix     format and fix what the linter can'
 	@echo 'make proto   generate the code of the .proto files anew'
@@ -39,6 +40,14 @@ serve: $(VENV)/.installed models
 
 test: $(VENV)/.installed
 	$(BIN)/pytest --durations=15 $(ARGS)
+
+# Says loudly that nothing was tested where there is no engine, which is no failure.
+test-containers: $(VENV)/.installed
+	@if docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1; then \
+		TEST_CONTAINERS=1 $(BIN)/pytest tests/containers --durations=15 $(ARGS); \
+	else \
+		printf '\n*** CONTAINERS WERE NOT TESTED: no Docker engine with compose answers here. ***\n\n' >&2; \
+	fi
 
 check: $(VENV)/.installed
 	$(BIN)/ruff format --check .

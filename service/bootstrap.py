@@ -82,6 +82,7 @@ def make_backend(settings: Settings) -> Backend:
 async def _serve(settings: Settings, started: Started) -> None:
     telemetry = Telemetry()
     engine = Engine(make_backend(settings), settings, telemetry)
+    telemetry.show_versions(lambda: [(each.name, each.version, each.state.value) for each in engine.models()])
     server = HttpServer(create_app(engine, settings, telemetry), settings)
     signals: asyncio.Queue[signal.Signals] = asyncio.Queue()
     for number in _STOP_SIGNALS:

@@ -10,16 +10,20 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timezone
-from typing import Any, Final, Generic, TextIO, TypeVar
+from typing import Any, Final, Generic, TextIO, TypeAlias, TypeVar
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 METRICS_CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 LOGGER_NAME: Final = "malgil"
 
 M = TypeVar("M", Counter, Histogram)
+VersionStates: TypeAlias = Callable[[], Iterable[tuple[str, int, str]]]
+"""The versions there are now: model, number, state."""
 
 _SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 _ROWS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
@@ -39,6 +43,24 @@ class Family(Generic[M]):
         if child is None:
             child = self._children[values] = self._metric.labels(*values)
         return child
+
+
+class _VersionStateCollector(Collector):
+    """Read from the server at each look, since versions come and go."""
+
+    def __init__(self, versions: VersionStates) -> None:
+        self._versions = versions
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        """As the library asks."""
+        family = GaugeMetricFamily(
+            "malgil_model_version_state",
+            "1 for the state that a version is in.",
+            labels=("model_name", "model_version", "state"),
+        )
+        for name, number, state in self._versions():
+            family.add_metric((name, str(number), state), 1)
+        yield family
 
 
 class Telemetry:
@@ -104,6 +126,10 @@ class Telemetry:
     def count_failure(self, error_type: str) -> None:
         """Count one call that is answered with an error; transports do so where they write the error."""
         self.request_failure.labels(error_type).inc()
+
+    def show_versions(self, versions: VersionStates) -> None:
+        """Have the metrics tell the state of every version, as ``versions`` gives them whenever they are read."""
+        self.registry.register(_VersionStateCollector(versions))
 
     def render(self) -> bytes:
         """The metrics in Prometheus' text format (``METRICS_CONTENT_TYPE``)."""

@@ -50,6 +50,21 @@ def test_servers_in_one_process_count_apart() -> None:
     assert other.registry.get_sample_value("malgil_request_failure_total", {"error_type": "timeout"}) is None
 
 
+def test_the_state_of_versions_is_told_as_it_is_now() -> None:
+    telemetry = Telemetry()
+    states = {1: "ready", 2: "loading"}
+    telemetry.show_versions(lambda: [("en-fr", number, state) for number, state in states.items()])
+
+    def told(version: str, state: str) -> float | None:
+        labels = {"model_name": "en-fr", "model_version": version, "state": state}
+        return telemetry.registry.get_sample_value("malgil_model_version_state", labels)
+
+    assert (told("1", "ready"), told("2", "loading"), told("2", "ready")) == (1, 1, None)
+    states[2] = "ready"
+    del states[1]
+    assert (told("1", "ready"), told("2", "loading"), told("2", "ready")) == (None, None, 1)
+
+
 def test_a_child_is_made_once_and_counts_for_its_labels_alone() -> None:
     telemetry = Telemetry()
     for model, texts in (("a", 2), ("b", 3), ("a", 4)):

@@ -31,6 +31,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from tests.support.model_server_batching import Batching, BatchingOptions
 from tests.support.model_server_faults import CONTROL_SERVICE, Control, NeverAnswered, StatusError, exhausted, happen
 from tests.support.model_server_models import Models, ModelsUnavailable
+from tests.support.model_server_rest import serve_status
 from tests.support.model_server_session import LoadedVersion
 
 _SPARE_THREADS = 16  # they say that there are no threads
@@ -94,13 +95,26 @@ class ModelServer:
             for name in ("", "ModelService", "PredictionService"):
                 servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
             health_pb2_grpc.add_HealthServicer_to_server(servicer, self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self._options.port}")
+        self.port = self._server.add_insecure_port(f"{self._options.address}:{self._options.port}")
         self._server.start()
+        if self._options.rest_api_port:
+            serve_status(self._options.address, self._options.rest_api_port, self._models.status)
+        if self._options.model_config_file_poll_wait_seconds:
+            threading.Thread(target=self._reload_forever, daemon=True).start()
 
     def stop(self) -> None:
         """For a server that is not a process of its own."""
         self._server.stop(None).wait()
         self._models.close()
+
+    def _reload_forever(self) -> None:
+        """Take the list of models from its file again and again."""
+        while True:
+            time.sleep(self._options.model_config_file_poll_wait_seconds)
+            try:
+                self._models.reload(_config_file(self._options.model_config_file))
+            except (OSError, text_format.ParseError, StatusError) as error:
+                print(f"PollFilesystemAndReloadConfig failed: {error}", file=sys.stderr, flush=True)
 
     def _load(self, name: str, number: int, folder: Path) -> LoadedVersion:
         batched = (lambda run: Batching(run, self._batching)) if self._options.enable_batching else None
@@ -171,10 +185,9 @@ def _service(name: str, handlers: Mapping[str, Handler]) -> grpc.GenericRpcHandl
 
 def _config(options: argparse.Namespace) -> model_server_config_pb2.ModelConfigList:
     """From the file of configurations, or one model for each folder of the root; labels come from the file alone."""
-    server = model_server_config_pb2.ModelServerConfig()
     if options.model_config_file is not None:
-        text_format.Parse(options.model_config_file.read_text(), server)
-        return server.model_config_list
+        return _config_file(options.model_config_file).model_config_list
+    server = model_server_config_pb2.ModelServerConfig()
     for folder in sorted(path for path in options.model_base_path.resolve().iterdir() if path.is_dir()):
         model = server.model_config_list.config.add(
             name=folder.name, base_path=str(folder), model_platform="tensorflow"
@@ -183,19 +196,27 @@ def _config(options: argparse.Namespace) -> model_server_config_pb2.ModelConfigL
     return server.model_config_list
 
 
-def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
-    """TF Serving's flags, and three of our own.
+def _config_file(path: Path) -> Any:
+    return text_format.Parse(path.read_text(), model_server_config_pb2.ModelServerConfig())
 
+
+def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
+    """TF Serving's flags, and four of our own.
+
+    ``--address``: where it listens, which TF Serving does everywhere.
     ``--num_versions``: how many of the latest versions of each folder are served. ``--tensorflow_text=false``: a server
     that was built without TF Text. ``--ends_with_parent``: no process is left behind where a test run was killed.
     """
     parser = argparse.ArgumentParser(prog="model_server", allow_abbrev=False)
+    parser.add_argument("--address", default="127.0.0.1")
     parser.add_argument("--port", type=int, default=8500)
+    parser.add_argument("--rest_api_port", type=int, default=0)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--model_base_path", type=Path)
     source.add_argument("--model_config_file", type=Path)
     parser.add_argument("--num_versions", type=int, default=1)
     parser.add_argument("--file_system_poll_wait_seconds", type=float, default=1.0)
+    parser.add_argument("--model_config_file_poll_wait_seconds", type=float, default=0.0)
     parser.add_argument("--max_num_load_retries", type=int, default=5)
     parser.add_argument("--load_retry_interval_micros", type=int, default=60_000_000)
     parser.add_argument("--grpc_max_threads", type=int, default=4 * (os.cpu_count() or 1))

@@ -1,0 +1,69 @@
+# Trains, exports and verifies models; holds those that ship.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+# --- TensorFlow, without the headers that only compilers read; standalone.Dockerfile has the same stage ---
+FROM ${PYTHON_IMAGE} AS tensorflow
+ARG PIP_INDEX_URL
+WORKDIR /source
+COPY requirements.lock docker/locked.py docker/packages/tensorflow.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python locked.py requirements.lock tensorflow.txt > /locked.txt \
+    && pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --prefix=/packages --requirement /locked.txt \
+    && rm -r /packages/lib/python3.11/site-packages/tensorflow/include
+
+# --- what the gateway needs, exactly as locked; the other Dockerfiles have the same stage ---
+FROM ${PYTHON_IMAGE} AS gateway-packages
+ARG PIP_INDEX_URL
+WORKDIR /source
+COPY requirements.lock docker/locked.py docker/packages/gateway.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python locked.py requirements.lock gateway.txt > /locked.txt \
+    && pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --prefix=/packages --requirement /locked.txt \
+    && find /packages -type d -name tests -prune -exec rm -rf {} +
+
+# --- Malgil itself; the other Dockerfiles have the same stage ---
+FROM ${PYTHON_IMAGE} AS malgil
+ARG PIP_INDEX_URL
+WORKDIR /source
+COPY requirements.lock docker/locked.py docker/packages/build.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python locked.py requirements.lock build.txt > /locked.txt \
+    && pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --requirement /locked.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY model_export model_export
+COPY service service
+RUN pip install --disable-pip-version-check --root-user-action=ignore --no-deps --no-build-isolation --no-cache-dir --prefix=/malgil .
+
+# --- what export needs beyond them ---
+FROM ${PYTHON_IMAGE} AS exporter-packages
+ARG PIP_INDEX_URL
+WORKDIR /source
+COPY requirements.lock docker/locked.py docker/packages/exporter.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python locked.py requirements.lock exporter.txt > /locked.txt \
+    && pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --prefix=/packages --requirement /locked.txt
+
+# --- the image ---
+FROM ${PYTHON_IMAGE}
+COPY --from=tensorflow /packages /usr/local
+COPY --from=gateway-packages /packages /usr/local
+COPY --from=exporter-packages /packages /usr/local
+COPY --from=malgil /malgil /usr/local
+COPY models /usr/local/share/malgil/models
+COPY --chmod=755 docker/export-shipped /usr/local/bin/export-shipped
+# A new volume takes the owner of the folder that it is mounted on.
+RUN install -d -o 65532 -g 65532 /models
+ENV HOME=/tmp \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+USER 65532:65532
+HEALTHCHECK NONE
+ENTRYPOINT ["malgil-export"]
+CMD ["--help"]
+ARG REVISION
+LABEL org.opencontainers.image.title="malgil/exporter" \
+      org.opencontainers.image.description="Trains, exports and verifies models for Malgil and TF Serving" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm"

@@ -1,0 +1,50 @@
+# The gateway in front of TF Serving: REST and gRPC, no TensorFlow.
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+# --- what the gateway needs, exactly as locked; the other Dockerfiles have the same stage ---
+FROM ${PYTHON_IMAGE} AS gateway-packages
+ARG PIP_INDEX_URL
+WORKDIR /source
+COPY requirements.lock docker/locked.py docker/packages/gateway.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python locked.py requirements.lock gateway.txt > /locked.txt \
+    && pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --prefix=/packages --requirement /locked.txt \
+    && find /packages -type d -name tests -prune -exec rm -rf {} +
+
+# --- Malgil itself; the other Dockerfiles have the same stage ---
+FROM ${PYTHON_IMAGE} AS malgil
+ARG PIP_INDEX_URL
+WORKDIR /source
+COPY requirements.lock docker/locked.py docker/packages/build.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python locked.py requirements.lock build.txt > /locked.txt \
+    && pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --requirement /locked.txt
+COPY pyproject.toml README.md LICENSE ./
+COPY model_export model_export
+COPY service service
+RUN pip install --disable-pip-version-check --root-user-action=ignore --no-deps --no-build-isolation --no-cache-dir --prefix=/malgil .
+
+# --- the image ---
+FROM ${PYTHON_IMAGE}
+COPY --from=gateway-packages /packages /usr/local
+COPY --from=malgil /malgil /usr/local
+COPY docker/healthcheck.py /usr/local/lib/malgil/healthcheck.py
+ENV HOME=/tmp \
+    MALGIL_BACKEND=tf-serving \
+    MALGIL_HOST=0.0.0.0 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1
+EXPOSE 8000 9000
+USER 65532:65532
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=5s --timeout=3s --start-period=30s --retries=3 \
+    CMD ["python", "-I", "/usr/local/lib/malgil/healthcheck.py"]
+ENTRYPOINT ["malgil"]
+CMD ["serve"]
+ARG REVISION
+LABEL org.opencontainers.image.title="malgil/gateway" \
+      org.opencontainers.image.description="Answers /v1/generate over REST and gRPC in front of TF Serving" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="docker.io/library/python:3.11-slim-bookworm"
