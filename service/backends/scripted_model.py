@@ -93,15 +93,18 @@ def _generate_ids(inputs: Arrays, manifest: Manifest) -> dict[str, NDArray[Any]]
     }
     for row, of_row in enumerate(hypotheses):
         first, penalty = int(inputs["prefix_lengths"][row]), inputs["length_penalty"][row].item()
-        scored = [(ids, reason, sources[row].log_probs(ids, first)) for ids, reason in of_row]
-        scored.sort(key=lambda each: -each[2].sum() / len(each[0]) ** penalty)
-        for place, (ids, reason, log_probs) in enumerate(scored):
+        scored = []
+        for ids, reason in of_row:
+            log_probs = sources[row].log_probs(ids, first)
+            scored.append((sum(log_probs) / len(ids) ** penalty, sum(log_probs), ids, reason, log_probs))
+        scored.sort(key=lambda each: -each[0])
+        for place, (normalized_score, score, ids, reason, log_probs) in enumerate(scored):
             outputs["ids"][row, place, : len(ids)] = ids
             outputs["token_log_probs"][row, place, : len(ids)] = log_probs
             outputs["lengths"][row, place] = len(ids)
             outputs["finish_reasons"][row, place] = reason
-            outputs["scores"][row, place] = log_probs.sum()
-            outputs["normalized_scores"][row, place] = log_probs.sum() / len(ids) ** penalty
+            outputs["scores"][row, place] = score
+            outputs["normalized_scores"][row, place] = normalized_score
     return outputs
 
 
@@ -176,10 +179,10 @@ class _Source:
         """How many tokens are liked better than each of ``ids``, of which the first stands at ``first``."""
         return [self._rank(token, place) for place, token in enumerate(ids, first)]
 
-    def log_probs(self, ids: Sequence[int], first: int) -> NDArray[np.float32]:
-        ranks, tokens = np.array(self.ranks(ids, first)), np.array(ids)
-        log_probs: NDArray[np.float32] = (-(1 + ranks) * (1 / 8 + tokens % 8 / 1024)).astype(np.float32)
-        return log_probs
+    def log_probs(self, ids: Sequence[int], first: int) -> list[float]:
+        """Multiples of 1/1024, so that float32 holds them, and sums of them, as they are."""
+        ranks = self.ranks(ids, first)
+        return [-(1 + rank) * (1 / 8 + token % 8 / 1024) for rank, token in zip(ranks, ids, strict=True)]
 
     def _rank(self, token: int, place: int) -> int:
         if place < len(self.ids) and self.ids[place] == token:

@@ -6,6 +6,9 @@ never returns from TF Serving.
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -50,10 +53,14 @@ def check_outputs(name: str, signature: SignatureSpec, outputs: Arrays, rows: in
             raise BackendFailed(f"output {key} of {name}: {problem}")
 
 
+@functools.cache
+def _dtype(name: str) -> np.dtype[Any]:
+    return np.dtype(object if name == "string" else name)
+
+
 def _problem(array: NDArray[np.generic], spec: TensorSpec, sizes: dict[str, int]) -> str | None:
     """What is wrong with one tensor; ``sizes`` collects the lettered dimensions, equal in all tensors of a call."""
-    dtype = np.dtype(object) if spec.dtype == "string" else np.dtype(spec.dtype)
-    if array.dtype != dtype:
+    if array.dtype != _dtype(spec.dtype):
         return f"{array.dtype} instead of {spec.dtype}"
     if array.ndim != len(spec.shape):
         return f"{array.ndim} dimensions instead of {len(spec.shape)}"

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import Final, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model_export import contract
 from service.batching import AdmittedRow, RowResult, ScoreResult, ScoringRow
@@ -89,7 +88,7 @@ def _hypotheses(row: AdmittedRow, result: RowResult, tokenizer: Tokenizer) -> It
             text = result.sentences[place].decode(errors="replace")
         stop = row.options.stop
         if stop and (cut := cut_at_stop(text, row.prefix_ids, ended.text_ids, stop, tokenizer)):
-            score_of_cut = math.fsum(result.token_log_probs[place, : cut.tokens].tolist())
+            score_of_cut = math.fsum(_log_probs(result, place, cut.tokens))
             text, ended = cut.text, _Ended(ids[: cut.tokens], FinishReason.STOP_SEQUENCE, score_of_cut)
         yield Hypothesis(
             text=text,
@@ -98,7 +97,9 @@ def _hypotheses(row: AdmittedRow, result: RowResult, tokenizer: Tokenizer) -> It
             score=ended.score,
             normalized_score=normalized_score,  # of a cut text too: what it was ranked by
             perplexity=_perplexity(ended.score, len(ended.ids)),
-            tokens=_tokens(ended.ids, result.token_log_probs[place], tokenizer) if row.options.details else None,
+            tokens=_tokens(ended.ids, _log_probs(result, place, len(ended.ids)), tokenizer)
+            if row.options.details
+            else None,
         )
 
 
@@ -114,8 +115,16 @@ class _Ended(NamedTuple):
         return self.ids[:-1] if self.reason is FinishReason.EOS_TOKEN else self.ids
 
 
-def _tokens(ids: Ids, log_probs: NDArray[np.float32], tokenizer: Tokenizer) -> tuple[Token, ...]:
-    return tuple(map(Token, ids, tokenizer.pieces(ids), log_probs[: len(ids)].tolist()))
+def _tokens(ids: Ids, log_probs: Sequence[float], tokenizer: Tokenizer) -> tuple[Token, ...]:
+    return tuple(map(Token, ids, tokenizer.pieces(ids), log_probs))
+
+
+def _log_probs(result: RowResult, place: int, tokens: int) -> list[float]:
+    """Of the first tokens of a hypothesis."""
+    log_probs: list[float] = result.token_log_probs[place, :tokens].tolist()
+    if not all(map(math.isfinite, log_probs)):
+        raise BackendFailed("the model answered with log-probabilities that are no numbers")
+    return log_probs
 
 
 def _scored(admission: Admission[ScoringRow], result: ScoreResult, tokenizer: Tokenizer, details: bool) -> ScoredTarget:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
 from types import TracebackType
+from typing import NamedTuple
 
 from prometheus_client import Histogram
 
@@ -13,8 +13,7 @@ from service.settings import Settings
 from service.telemetry import Family
 
 
-@dataclass(frozen=True, slots=True)
-class Call:
+class Call(NamedTuple):
     """One accepted request; times are on the loop's clock. The id is for the logs."""
 
     request_id: str

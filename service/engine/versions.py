@@ -178,7 +178,7 @@ class Versions:
         if label is not None and label not in labels:
             there_are = f"but {', '.join(labels)}" if labels else "and no other: name a version by its number"
             raise ModelNotFound(f"model {model!r} has no label {label!r}, {there_are}")
-        in_force = self._in_force(model, label or DEFAULT, versions)
+        in_force = self._in_force(model, label or DEFAULT, versions) if labels else {}
         if in_force or label not in (None, DEFAULT):
             return in_force
         wanted = [number for number, weight in labels.get(DEFAULT, {}).items() if weight]

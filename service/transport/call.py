@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Final
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Final, TypeAlias
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import INTERNAL_ERROR_TYPE, ClientClosed, RequestTooLarge, ServiceError, error_row
@@ -17,7 +16,9 @@ from service.telemetry import Telemetry, log_event
 from service.transport.json_body import dump_json
 from service.transport.shared import FAULT, log_call, milliseconds, safe_request_id
 
-JSON: Final = "application/json"
+Headers: TypeAlias = Sequence[tuple[bytes, bytes]]
+"""Names in small letters, and values."""
+JSON: Final = b"application/json"
 QUIET_OPERATIONS: Final = ("livez", "readyz", "metrics")
 """Asked every few seconds by machines; logged at debug."""
 
@@ -59,46 +60,62 @@ class CallMiddleware:
                 await response(scope, receive, send_with_headers)
         _log(scope, request_id, status, time.perf_counter() - started)
 
-    def _error_response(self, error: Exception, request_id: str) -> Response:
+    def _error_response(self, error: Exception, request_id: str) -> Answer:
         status, error_type, message, headers = _told(error)
         if error_type == INTERNAL_ERROR_TYPE:
             log_event("unexpected error", logging.ERROR, error=error, request_id=request_id)
         self._telemetry.count_failure(error_type)
-        return json_response({"error": message, "error_type": error_type}, status, headers)
+        return Answer(dump_json({"error": message, "error_type": error_type}), status, headers)
 
 
 class Endpoint:
     """What answers a route, as an ASGI application: a mere function Starlette would wrap twice, at each call."""
 
-    def __init__(self, answer: Callable[[Request], Awaitable[Response]]) -> None:
+    def __init__(self, answer: Callable[[Request], Awaitable[ASGIApp]]) -> None:
         self.__name__ = answer.__name__
         self._answer = answer
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
-        response = await self._answer(Request(scope, receive))
-        await response(scope, receive, send)
+        answer = await self._answer(Request(scope, receive))
+        await answer(scope, receive, send)
 
 
-def json_response(value: object, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+class Answer:
+    """An answer, as an ASGI application; Starlette's would take three times as long to be made."""
+
+    __slots__ = ("_body", "_headers", "_status")
+
+    def __init__(self, body: bytes, status: int = 200, headers: Headers = (), media_type: bytes = JSON) -> None:
+        self._body = body
+        self._status = status
+        self._headers = *headers, (b"content-length", b"%d" % len(body)), (b"content-type", media_type)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        await send({"type": "http.response.start", "status": self._status, "headers": self._headers})
+        await send({"type": "http.response.body", "body": self._body})
+
+
+def json_answer(value: object) -> Answer:
     """An answer in JSON."""
-    return Response(dump_json(value), status, headers, JSON)
+    return Answer(dump_json(value))
 
 
-def _told(error: Exception) -> tuple[int, str, str, dict[str, str]]:
+def _told(error: Exception) -> tuple[int, str, str, Headers]:
     """Status, type, message and headers of what a client is told of ``error``."""
     if isinstance(error, ServiceError):
         row = error_row(error)
-        headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+        headers = () if error.retry_after_s is None else ((b"retry-after", b"%d" % error.retry_after_s),)
         return row.http_status, row.error_type, error.message, headers
     if not isinstance(error, HTTPException):
-        return 500, INTERNAL_ERROR_TYPE, FAULT, {}
+        return 500, INTERNAL_ERROR_TYPE, FAULT, ()
     if error.status_code == 404:
-        return 404, "not_found", "there is no such path: GET /docs shows those there are", {}
+        return 404, "not_found", "there is no such path: GET /docs shows those there are", ()
     if error.status_code == 405:
         allowed = ", ".join(sorted((error.headers or {}).get("Allow", "").split(", ")))
-        return 405, "validation", f"wrong method: this path takes {allowed}", {"allow": allowed}
-    return error.status_code, "validation", error.detail, {}
+        return 405, "validation", f"wrong method: this path takes {allowed}", ((b"allow", allowed.encode()),)
+    return error.status_code, "validation", error.detail, ()
 
 
 async def read_body(request: Request, limit: int) -> bytes:

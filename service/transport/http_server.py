@@ -198,6 +198,7 @@ class JoinedWrites:
         self._transport = transport
         self._loop = loop
         self._held: bytes | None = None
+        self.is_closing = transport.is_closing  # asked at every answer
 
     def write(self, data: bytes) -> None:
         """Hold what comes first until the loop goes on."""

@@ -7,7 +7,6 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Final, TypeVar
 
 from fastapi import FastAPI, Request
-from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive
 
@@ -18,7 +17,7 @@ from service.errors import BackendUnavailable, ClientClosed, Draining, ModelNotF
 from service.settings import Settings
 from service.telemetry import METRICS_CONTENT_TYPE, Telemetry
 from service.transport import openapi, rest_convert
-from service.transport.call import JSON, CallMiddleware, Endpoint, header, json_response, read_body
+from service.transport.call import Answer, CallMiddleware, Endpoint, header, json_answer, read_body
 from service.transport.docs_page import add_docs_page
 from service.transport.json_body import dump_json, parse_json
 from service.transport.shared import milliseconds
@@ -68,35 +67,35 @@ class _Rest:
         self._settings = settings
         self._telemetry = telemetry
 
-    async def generate(self, request: Request) -> Response:
+    async def generate(self, request: Request) -> Answer:
         return await self._run(request, parse_generate, self._engine.generate, rest_convert.generation)
 
-    async def score(self, request: Request) -> Response:
+    async def score(self, request: Request) -> Answer:
         return await self._run(request, parse_score, self._engine.score, rest_convert.scoring)
 
-    async def tokenize(self, request: Request) -> Response:
+    async def tokenize(self, request: Request) -> Answer:
         parsed = parse_tokenize(await self._fields(request), self._engine.resolve, self._settings)
-        return json_response(rest_convert.tokenization(await self._engine.tokenize(parsed)))
+        return json_answer(rest_convert.tokenization(await self._engine.tokenize(parsed)))
 
-    async def detokenize(self, request: Request) -> Response:
+    async def detokenize(self, request: Request) -> Answer:
         parsed = parse_detokenize(await self._fields(request), self._engine.resolve, self._settings)
-        return json_response(rest_convert.detokenization(await self._engine.detokenize(parsed)))
+        return json_answer(rest_convert.detokenization(await self._engine.detokenize(parsed)))
 
-    async def models(self, request: Request) -> Response:
-        return json_response(rest_convert.model_list(self._engine.status(), self._engine.labels_error))
+    async def models(self, request: Request) -> Answer:
+        return json_answer(rest_convert.model_list(self._engine.status(), self._engine.labels_error))
 
-    async def model(self, request: Request) -> Response:
+    async def model(self, request: Request) -> Answer:
         for status in self._engine.status():
             if status.name == request.path_params["name"]:
-                return json_response(rest_convert.model(status))
+                return json_answer(rest_convert.model(status))
         raise ModelNotFound("there is no such model: GET /v1/models lists those there are")
 
-    async def livez(self, request: Request) -> Response:
-        return json_response({"status": "ok"})
+    async def livez(self, request: Request) -> Answer:
+        return json_answer({"status": "ok"})
 
-    async def readyz(self, request: Request) -> Response:
+    async def readyz(self, request: Request) -> Answer:
         if self._engine.ready:
-            return json_response({"status": "ready"})
+            return json_answer({"status": "ready"})
         if self._engine.draining:
             raise Draining("the server is stopping")
         waiting = [model for model in self._engine.status() if model.name in self._engine.waiting]
@@ -106,8 +105,8 @@ class _Rest:
             raise BackendUnavailable(message, retry_after_s=None)  # all versions of one were refused
         raise BackendUnavailable(message)
 
-    async def metrics(self, request: Request) -> Response:
-        return Response(self._telemetry.render(), media_type=METRICS_CONTENT_TYPE)
+    async def metrics(self, request: Request) -> Answer:
+        return Answer(self._telemetry.render(), media_type=METRICS_CONTENT_TYPE.encode())
 
     async def _run(
         self,
@@ -115,18 +114,18 @@ class _Rest:
         parse: Callable[..., Any],
         run: Callable[..., Coroutine[Any, Any, Any]],
         convert: Callable[[Any, str], dict[str, Any]],
-    ) -> Response:
+    ) -> Answer:
         """What a model answers, and where its time went."""
         timeout_s = parse_timeout_ms(header(request.scope, b"x-request-timeout-ms"))
         parsed = parse(await self._fields(request), self._engine.resolve, self._settings)
         request_id: str = request.scope["state"]["request_id"]
         answer = await _while_connected(request.receive, run(parsed, request_id=request_id, timeout_s=timeout_s))
-        timings = {
-            "x-queue-time": milliseconds(answer.timings.queue_s),
-            "x-inference-time": milliseconds(answer.timings.inference_s),
-        }
+        timings = (
+            (b"x-queue-time", milliseconds(answer.timings.queue_s).encode()),
+            (b"x-inference-time", milliseconds(answer.timings.inference_s).encode()),
+        )
         body = await off_loop_if_long(answer.size, lambda: _json_by_output(convert(answer, request_id)))
-        return Response(body, headers=timings, media_type=JSON)
+        return Answer(body, headers=timings)
 
     async def _fields(self, request: Request) -> Any:
         return parse_json(await read_body(request, self._settings.max_body_bytes))

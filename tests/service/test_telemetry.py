@@ -3,6 +3,8 @@ from __future__ import annotations
 import io
 import json
 import logging
+import time
+from pathlib import Path
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
@@ -81,8 +83,31 @@ def test_an_event_is_one_line_of_json(stream: io.StringIO) -> None:
     lines = stream.getvalue().splitlines()
     assert len(lines) == 1
     line = json.loads(lines[0])
-    assert line.pop("time").endswith("+00:00")
+    line.pop("time")
     assert line == {"level": "warning", "event": "batch failed", "model_name": "말길", "rows": 3}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [
+        (1_700_000_000.0625, "2023-11-14T22:13:20.062+00:00"),
+        (1_700_000_000.9996, "2023-11-14T22:13:20.999+00:00"),
+        (1_700_000_001.0, "2023-11-14T22:13:21.000+00:00"),
+    ],
+)
+def test_the_time_is_told_in_utc_to_the_millisecond(
+    stream: io.StringIO, monkeypatch: pytest.MonkeyPatch, seconds: float, told: str
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: seconds)
+    monkeypatch.setattr(time, "time_ns", lambda: int(seconds * 1e9))  # Python 3.13 asks this
+    log_event("tick")
+    assert json.loads(stream.getvalue())["time"] == told
+
+
+def test_what_json_has_no_form_for_is_spelled(stream: io.StringIO) -> None:
+    log_event("odd", path=Path("/a"), share=float("nan"), error_seen=ValueError("x"))
+    line = json.loads(stream.getvalue())
+    assert (line["path"], line["share"], line["error_seen"]) == ("/a", None, "x")
 
 
 def test_errors_come_with_their_traceback_on_the_same_line(stream: io.StringIO) -> None:

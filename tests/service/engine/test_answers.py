@@ -85,6 +85,15 @@ def test_texts_and_counts_are_the_graphs_where_it_tokenizes() -> None:
     assert output.input_tokens == 9
 
 
+@pytest.mark.parametrize("options", [{"details": True}, {"stop": ("the",)}])
+def test_log_probabilities_that_are_no_numbers_are_the_models_fault(options: dict[str, Any]) -> None:
+    answer = result([[THE, EOS]], [Code.EOS_TOKEN], [-1.0])
+    assert assemble([admission()], [answer], TOKENIZER)
+    answer.token_log_probs[0, 0] = math.nan
+    with pytest.raises(BackendFailed, match="log-probabilities that are no numbers"):
+        assemble([admission(**options)], [answer], TOKENIZER)
+
+
 def test_an_unknown_token_is_the_models_fault_also_beside_a_sentence() -> None:
     answer = result([[10**6, EOS]], [Code.EOS_TOKEN], [-1.0])._replace(sentences=[b"one"])
     with pytest.raises(BackendFailed, match="a token that its tokenizer does not have"):

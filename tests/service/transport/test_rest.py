@@ -556,4 +556,4 @@ def test_every_error_of_the_table_has_its_status():
 
 
 def test_every_field_of_a_hypothesis_is_told():
-    assert set(schemas.Hypothesis.model_fields) == set(Hypothesis.__dataclass_fields__)
+    assert set(schemas.Hypothesis.model_fields) == set(Hypothesis._fields)
