@@ -14,7 +14,7 @@ from service.engine.labels import parse_labels
 from service.settings import ENVIRONMENT_PREFIX, Settings
 from service.telemetry import Telemetry
 from tests.support.kustomize import Manifest, render
-from tests.support.manifest_schemas import quantity
+from tests.support.manifest_schemas import containers, quantity
 
 REPOSITORY = Path(__file__).parents[2]
 OVERLAYS = ("local", "production", "canary")
@@ -192,3 +192,49 @@ def test_the_route_waits_longer_than_the_gateway() -> None:
         for rule in route["spec"]["rules"]:
             assert int(rule["timeouts"]["request"].removesuffix("s")) * 1000 > Settings().max_timeout_ms
             assert {match["path"]["value"] for match in rule["matches"]} == {"/v1"}
+
+
+def test_images_are_those_of_compose(overlay: dict[str, Manifest]) -> None:
+    services = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text("utf-8"))["services"]
+    images = {container["image"] for each in overlay.values() for container in containers(each)}
+
+    assert {"malgil/gateway", "tensorflow/serving"} <= {image.partition(":")[0] for image in images}
+    assert images <= {service["image"] for service in services.values()}
+
+
+def test_alerts_are_those_of_compose() -> None:
+    """Prometheus' operator reads no file of rules: what ``docker/`` has is written there a second time."""
+    (of_compose,) = yaml.safe_load((REPOSITORY / "docker" / "prometheus" / "alerts.yml").read_text("utf-8"))["groups"]
+    manifests = {each["kind"]: each for each in render(REPOSITORY / "k8s" / "overlays" / "production")}
+    same, of_kubernetes = manifests["PrometheusRule"]["spec"]["groups"]
+
+    assert same == of_compose, "copy the group of docker/prometheus/alerts.yml to k8s/components/monitoring/alerts.yaml"
+    assert all("malgil_" not in each["expr"] for each in of_kubernetes["rules"])
+
+
+def test_gateways_are_the_job_that_alerts_know() -> None:
+    manifests = render(REPOSITORY / "k8s" / "overlays" / "canary")
+    monitors = {each["metadata"]["name"]: each["spec"] for each in manifests if each["kind"] == "ServiceMonitor"}
+    services = [each["metadata"]["labels"] for each in manifests if each["kind"] == "Service"]
+    jobs = {
+        name: {
+            labels[spec["jobLabel"]] for labels in services if spec["selector"]["matchLabels"].items() <= labels.items()
+        }
+        for name, spec in monitors.items()
+    }
+
+    assert jobs == {"malgil-gateway": {"malgil"}, "malgil-tf-serving": {"tf-serving"}}
+
+
+def test_every_alert_has_its_remedy() -> None:
+    page = (REPOSITORY / "docs" / "operations.md").read_text("utf-8")
+    manifests = {each["kind"]: each for each in render(REPOSITORY / "k8s" / "overlays" / "production")}
+    alerts = [
+        rule["alert"]
+        for group in manifests["PrometheusRule"]["spec"]["groups"]
+        for rule in group["rules"]
+        if "alert" in rule
+    ]
+
+    assert len(alerts) >= 10
+    assert [alert for alert in alerts if f"\n| `{alert}` |" not in page] == []
