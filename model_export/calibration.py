@@ -75,7 +75,7 @@ def _spread(pairs: TextPairs, count: int) -> TextPairs:
 
 
 def _ranges(trained: TrainedModel, pairs: EncodedPairs, on_progress: OnProgress) -> dict[str, InputRange]:
-    observers = {layer.key: layer.observe() for layer in trained.model.linears()}
+    observers = trained.model.observe()
     read = tf.function(trained.model, autograph=False, reduce_retracing=True)
     batches = plan_batches(pairs, _BATCH_TOKENS, None)
     for done, (inputs, _) in enumerate(make_dataset(pairs, batches)):

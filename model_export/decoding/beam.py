@@ -39,7 +39,7 @@ def beam_search(
 
 
 class _Beams(NamedTuple):
-    """``K`` live hypotheses per row and their continuations: ``C`` tokens of room."""
+    """``K`` live hypotheses per row and their continuations: ``C`` tokens each."""
 
     ids: tf.Tensor  # int32 [B, K, C]
     token_log_probs: tf.Tensor  # float32 [B, K, C]
@@ -48,10 +48,10 @@ class _Beams(NamedTuple):
 
 
 class _BeamState(NamedTuple):
-    live: _Beams
-    finished: Hypotheses  # [B, K]: the best so far, best first
+    live: _Beams  # best first
+    finished: Hypotheses  # [B, K]: the best so far, best first; with room for those
     finished_count: tf.Tensor  # int32 [B]: how many have finished, those no longer among the best included
-    is_done: tf.Tensor  # bool [B]
+    is_live: tf.Tensor  # bool [B]
 
 
 class _BeamSearch:
@@ -63,7 +63,7 @@ class _BeamSearch:
         self._is_penalized = is_penalized
 
     def begin(self, batch: tf.Tensor) -> _BeamState:
-        nothing = no_hypotheses(batch, self.beam_size, 0, self._tokens.pad)
+        nothing = no_hypotheses(batch, self.beam_size, 0 * batch, self._tokens.pad)  # a size no graph knows: it grows
         # All beams would be the same before the first token: one is there, the others are not.
         is_first = tf.range(self.beam_size) == 0
         scores = tf.where(is_first, tf.zeros([batch, 1]), float("-inf"))  # [batch, beam]
@@ -71,57 +71,45 @@ class _BeamSearch:
             live=_Beams(nothing.ids, nothing.token_log_probs, scores),
             finished=nothing,
             finished_count=tf.zeros([batch], tf.int32),
-            is_done=tf.zeros([batch], tf.bool),
+            is_live=tf.ones([batch], tf.bool),
         )
-
-    def grow(self, state: _BeamState, capacity: tf.Tensor) -> _BeamState:
-        padding = [[0, 0], [0, 0], [0, capacity - tf.shape(state.live.ids)[2]]]
-        live = state.live._replace(
-            ids=tf.pad(state.live.ids, padding, constant_values=self._tokens.pad),
-            token_log_probs=tf.pad(state.live.token_log_probs, padding),
-        )
-        return state._replace(live=live, finished=with_capacity(state.finished, capacity, self._tokens.pad))
 
     def advance(
         self, logits: tf.Tensor, time: tf.Tensor, rows: RowContext, state: _BeamState
     ) -> tuple[tf.Tensor, tf.Tensor, _BeamState]:
+        live = state.live
         normalizer = log_normalizer(logits)  # [batch, beam]
-        processed = self._process(logits, normalizer, time, rows, state.live)
+        processed = self._process(logits, normalizer, time, rows, live)
         width = tf.minimum(self.beam_size, logits.shape[-1])  # the K best of each beam hold the K best of the row
         best, ids = best_tokens(processed.going_on, width, self._tokens.not_continuing)  # [batch, beam, candidate]
-        own = tf.gather(logits, ids, batch_dims=2) - normalizer[:, :, None]  # [batch, beam, candidate]
-        ranking = best - processed.normalizer[:, :, None]
-        going_on, parents, chosen = self._continue(ids, own, ranking, time, state.live)
-        may_end = end_is_allowed(time, rows.min_new_tokens[:, None], best[:, :, 0])
-        own_end = logits[:, :, self._tokens.eos] - normalizer  # [batch, beam]
-        ending = self._end(may_end, own_end, processed.ending - processed.normalizer, time, state.live)
+        own = tf.gather(logits, ids, batch_dims=2) - tf.expand_dims(normalizer, 2)  # [batch, beam, candidate]
+        ranking = best - tf.expand_dims(processed.normalizer, 2)
+        going_on, parents, chosen = self._continue(ids, own, ranking, live)
 
-        # Which are among the beam_size best of all candidates: those that fewer than beam_size others beat.
-        ending_rank = _count_greater(ending.scores, ending.scores) + _count_greater(ending.scores, going_on.scores)
-        ends = (ending_rank < self.beam_size) & tf.math.is_finite(ending.scores)  # [batch, beam]
+        may_end = end_is_allowed(time, tf.expand_dims(rows.min_new_tokens, 1), best[:, :, 0])
+        own_end = logits[:, :, self._tokens.eos] - normalizer  # [batch, beam]
+        end_scores = live.scores + processed.ending - processed.normalizer
+        end_scores = tf.where(may_end, end_scores, tf.fill(tf.shape(end_scores), float("-inf")))
         is_last = time + 1 >= rows.max_new_tokens  # [batch]
-        cut_rank = tf.range(self.beam_size) + _count_greater(going_on.scores, ending.scores, or_equal=True)
-        is_cut = is_last[:, None] & (cut_rank < self.beam_size) & tf.math.is_finite(going_on.scores)
 
         def finish() -> tuple[Hypotheses, tf.Tensor]:
-            is_live = ~state.is_done[:, None]
-            reasons = {
-                FinishReason.EOS_TOKEN: (ending, ends & is_live),
-                FinishReason.LENGTH: (going_on, is_cut & is_live),
+            candidates = {
+                FinishReason.EOS_TOKEN: self._ended(live, own_end, end_scores),
+                FinishReason.LENGTH: going_on,
             }
-            newly = tf.math.count_nonzero(ends & is_live, 1, dtype=tf.int32)
-            return self._finish(reasons, time + 1, rows.length_penalty, state.finished), newly
+            masks = self._finishing(end_scores, going_on.scores, is_last, state.is_live)
+            finished = self._finish(candidates, masks, time + 1, rows.length_penalty, state.finished)
+            return finished, state.finished_count + _count(masks[FinishReason.EOS_TOKEN])
 
-        finished, newly = rarely(
-            tf.reduce_any(ends | is_cut), finish, lambda: (state.finished, tf.zeros_like(state.finished_count))
-        )
-        count = state.finished_count + newly
+        # What ends must be as good as the last of those that go on, else they all beat it.
+        may_finish = tf.reduce_any(end_scores >= going_on.scores[:, -1:]) | tf.reduce_any(is_last)
+        finished, count = rarely(may_finish, finish, lambda: (state.finished, state.finished_count))
         has_none_left = going_on.scores[:, 0] == float("-inf")
-        is_done = state.is_done | is_last | (count >= self.beam_size) | has_none_left
-        return chosen, parents, state._replace(live=going_on, finished=finished, finished_count=count, is_done=is_done)
+        is_live = state.is_live & ~(is_last | (count >= self.beam_size) | has_none_left)
+        return chosen, parents, _BeamState(going_on, finished, count, is_live)
 
-    def is_done(self, state: _BeamState) -> tf.Tensor:
-        return state.is_done
+    def is_live(self, state: _BeamState) -> tf.Tensor:
+        return state.is_live
 
     def hypotheses(self, rows: RowContext, state: _BeamState) -> Hypotheses:
         return state.finished
@@ -138,7 +126,7 @@ class _BeamSearch:
         return processed
 
     def _continue(
-        self, tokens: tf.Tensor, own: tf.Tensor, ranking: tf.Tensor, time: tf.Tensor, live: _Beams
+        self, tokens: tf.Tensor, own: tf.Tensor, ranking: tf.Tensor, live: _Beams
     ) -> tuple[_Beams, tf.Tensor, tf.Tensor]:
         """The ``K`` best candidates that do not end, best first, their parents [B, K] and last tokens [B, K].
 
@@ -146,43 +134,53 @@ class _BeamSearch:
         log-probabilities by the unmodified and by the processed logits.
         """
         width = tf.shape(tokens)[2]
-        flat = [tf.shape(tokens)[0], self.beam_size * width]
-        scores, index = tf.math.top_k(tf.reshape(live.scores[:, :, None] + ranking, flat), k=self.beam_size)
+        flat = [-1, self.beam_size * width]
+        scores, index = tf.math.top_k(tf.reshape(tf.expand_dims(live.scores, 2) + ranking, flat), k=self.beam_size)
         parents = index // width  # [batch, beam]
         chosen = tf.gather(tf.reshape(tokens, flat), index, batch_dims=1)
         chosen_log_probs = tf.gather(tf.reshape(own, flat), index, batch_dims=1)
         ids = tf.gather(live.ids, parents, batch_dims=1)
         token_log_probs = tf.gather(live.token_log_probs, parents, batch_dims=1)
-        beams = _Beams(_put(ids, time, chosen), _put(token_log_probs, time, chosen_log_probs), scores)
-        return beams, parents, chosen
+        return _Beams(_followed(ids, chosen), _followed(token_log_probs, chosen_log_probs), scores), parents, chosen
 
-    def _end(self, may_end: tf.Tensor, own: tf.Tensor, ranking: tf.Tensor, time: tf.Tensor, live: _Beams) -> _Beams:
-        """Every beam with EOS as its next token; minus infinity where it may not end. All float32 or bool [B, K]."""
-        return _Beams(
-            ids=_put(live.ids, time, tf.fill(tf.shape(own), self._tokens.eos)),
-            token_log_probs=_put(live.token_log_probs, time, own),
-            scores=tf.where(may_end, live.scores + ranking, float("-inf")),
-        )
+    def _ended(self, live: _Beams, log_probs: tf.Tensor, scores: tf.Tensor) -> _Beams:
+        """Every beam with EOS as its next token; ``log_probs`` and ``scores`` float32 [B, K]."""
+        eos = tf.fill(tf.shape(log_probs), self._tokens.eos)
+        return _Beams(_followed(live.ids, eos), _followed(live.token_log_probs, log_probs), scores)
+
+    def _finishing(
+        self, end_scores: tf.Tensor, scores: tf.Tensor, is_last: tf.Tensor, is_live: tf.Tensor
+    ) -> dict[FinishReason, tf.Tensor]:
+        """bool [B, K] each: which finish, of those that end and of those that could go on.
+
+        They are among the beam_size best of all candidates: fewer than beam_size others beat them.
+        """
+        end_rank = _count_greater(end_scores, end_scores) + _count_greater(end_scores, scores)
+        ends = (end_rank < self.beam_size) & tf.math.is_finite(end_scores)  # [batch, beam]
+        rank = tf.range(self.beam_size) + _count_greater(scores, end_scores, or_equal=True)
+        is_cut = is_last[:, None] & (rank < self.beam_size) & tf.math.is_finite(scores)
+        return {FinishReason.EOS_TOKEN: ends & is_live[:, None], FinishReason.LENGTH: is_cut & is_live[:, None]}
 
     def _finish(
         self,
-        candidates: dict[FinishReason, tuple[_Beams, tf.Tensor]],
+        candidates: dict[FinishReason, _Beams],
+        masks: dict[FinishReason, tf.Tensor],
         length: tf.Tensor,
         length_penalty: tf.Tensor,
         finished: Hypotheses,
     ) -> Hypotheses:
         """The ``K`` best of the ``finished`` and of those ``candidates`` that their mask [B, K] lets in."""
-        pool = [finished]
+        pool = [with_capacity(finished, length, self._tokens.pad)]
         norm = tf.cast(length, tf.float32) ** length_penalty[:, None]
-        for reason, (beams, mask) in candidates.items():
-            shape = tf.shape(mask)
+        for reason, beams in candidates.items():
+            shape = tf.shape(beams.scores)
             pool.append(
                 Hypotheses(
                     ids=beams.ids,
                     lengths=tf.fill(shape, length),
                     finish_reasons=tf.fill(shape, int(reason)),
                     scores=tf.reduce_sum(beams.token_log_probs, axis=2),
-                    normalized_scores=tf.where(mask, beams.scores / norm, float("-inf")),
+                    normalized_scores=tf.where(masks[reason], beams.scores / norm, float("-inf")),
                     token_log_probs=beams.token_log_probs,
                 )
             )
@@ -193,13 +191,17 @@ class _BeamSearch:
         return without(kept, tf.math.is_inf(best.values), self._tokens.pad)
 
 
-def _put(sequences: tf.Tensor, time: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
-    """``sequences`` [B, K, C] with ``values`` [B, K] at ``time``."""
-    return tf.where(tf.range(tf.shape(sequences)[2]) == time, values[:, :, None], sequences)
+def _followed(sequences: tf.Tensor, values: tf.Tensor) -> tf.Tensor:
+    """``sequences`` [B, K, C] with ``values`` [B, K] after them."""
+    return tf.concat([sequences, tf.expand_dims(values, 2)], axis=2)
 
 
 def _count_greater(scores: tf.Tensor, others: tf.Tensor, or_equal: bool = False) -> tf.Tensor:
     """int32 [B, K]: how many of ``others`` [B, M] beat each of ``scores`` [B, K]."""
     compare = tf.greater_equal if or_equal else tf.greater
-    beats = compare(others[:, None, :], scores[:, :, None])  # [batch, beam, other]
-    return tf.math.count_nonzero(beats, axis=-1, dtype=tf.int32)
+    return _count(compare(others[:, None, :], scores[:, :, None]))  # [batch, beam]
+
+
+def _count(mask: tf.Tensor) -> tf.Tensor:
+    """int32 [...]: in how many places of the last axis ``mask`` bool [..., M] holds."""
+    return tf.reduce_sum(tf.cast(mask, tf.int32), axis=-1)

@@ -15,6 +15,15 @@ def log_normalizer(logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_max(logits, axis=-1) - tf.math.log(tf.reduce_max(tf.nn.softmax(logits), axis=-1))
 
 
+def best_token(logits: tf.Tensor, forbidden: tuple[int, ...]) -> tuple[tf.Tensor, tf.Tensor]:
+    """The highest logit of float32 [N, V] that is not of a ``forbidden`` token, float32 [N], and its id, int32 [N].
+
+    Of equal logits it is the lower id. ``best_tokens`` of one takes more operations than it saves.
+    """
+    best = tf.math.top_k(logits + forbidding(logits.shape[1], *forbidden), 1)  # [row, 1]
+    return tf.reshape(best.values, [-1]), tf.reshape(best.indices, [-1])
+
+
 def best_tokens(logits: tf.Tensor, count: int | tf.Tensor, forbidden: tuple[int, ...]) -> tuple[tf.Tensor, tf.Tensor]:
     """The ``count`` highest logits of float32 [..., V] that are not of ``forbidden`` tokens, highest first.
 

@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from model_export.contract import FinishReason
 from model_export.decoding.branches import rarely
-from model_export.decoding.candidates import best_tokens, forbidding, log_normalizer
+from model_export.decoding.candidates import best_token, forbidding, log_normalizer
 from model_export.decoding.hypotheses import Hypotheses
 from model_export.decoding.loop import decode
 from model_export.decoding.options import DecodingOptions, RareOptions, RowContext, TokenIds, asks_for_penalties
-from model_export.decoding.penalties import end_is_allowed, penalized, unpenalized
+from model_export.decoding.penalties import end_is_allowed, penalized
 from model_export.decoding.sampling import draw
 from model_export.decoding.step import DecoderStep
 
@@ -33,12 +33,12 @@ def greedy_search(
 
 
 class _GreedyState(NamedTuple):
-    """``C`` tokens of room."""
+    """``C`` tokens so far; those past its length mean nothing where a row is done."""
 
     ids: tf.Tensor  # int32 [B, C]
     token_log_probs: tf.Tensor  # float32 [B, C]
     lengths: tf.Tensor  # int32 [B]
-    finish_reasons: tf.Tensor  # int32 [B]: NONE while the row goes on
+    is_live: tf.Tensor  # bool [B]
     excess: tf.Tensor  # float32 [B]: what processed logits give the tokens so far, less the score
 
 
@@ -51,56 +51,42 @@ class _GreedySearch:
         self._is_special = is_special
 
     def begin(self, batch: tf.Tensor) -> _GreedyState:
+        none = tf.stack([batch, 0 * batch])  # a size no graph knows: it grows
         return _GreedyState(
-            ids=tf.zeros([batch, 0], tf.int32),
-            token_log_probs=tf.zeros([batch, 0]),
+            ids=tf.zeros(none, tf.int32),
+            token_log_probs=tf.zeros(none),
             lengths=tf.zeros([batch], tf.int32),
-            finish_reasons=tf.fill([batch], int(FinishReason.NONE)),
+            is_live=tf.ones([batch], tf.bool),
             excess=tf.zeros([batch]),
-        )
-
-    def grow(self, state: _GreedyState, capacity: tf.Tensor) -> _GreedyState:
-        padding = [[0, 0], [0, capacity - tf.shape(state.ids)[1]]]
-        return state._replace(
-            ids=tf.pad(state.ids, padding, constant_values=self._tokens.pad),
-            token_log_probs=tf.pad(state.token_log_probs, padding),
         )
 
     def advance(
         self, logits: tf.Tensor, time: tf.Tensor, rows: RowContext, state: _GreedyState
     ) -> tuple[tf.Tensor, None, _GreedyState]:
-        logits = logits[:, 0]  # [batch, vocabulary]
+        logits = tf.reshape(logits, [-1, logits.shape[2]])  # [batch, vocabulary]
         normalizer = log_normalizer(logits)  # [batch]
 
         def plain() -> tuple[tf.Tensor, tf.Tensor]:
-            going_on, ending, _ = unpenalized(logits, normalizer, self._tokens)
-            return self._likeliest(going_on, ending, time, rows)[0], state.excess
+            best, token = best_token(logits, self._tokens.not_continuing)  # [batch]
+            may_end = time >= rows.min_new_tokens
+            return self._unless_it_ends(token, may_end & (logits[:, self._tokens.eos] >= best)), state.excess
 
         chosen, excess = rarely(self._is_special, lambda: self._choose(logits, normalizer, time, rows, state), plain)
-        ends = chosen == self._tokens.eos
         log_prob = tf.gather(logits, chosen, batch_dims=1) - normalizer  # [batch]
-
-        is_live = ~self.is_done(state)
-        here = is_live[:, None] & (tf.range(tf.shape(state.ids)[1]) == time)  # [batch, capacity]
-        cut = tf.where(time + 1 >= rows.max_new_tokens, int(FinishReason.LENGTH), int(FinishReason.NONE))
-        reasons = tf.where(ends, int(FinishReason.EOS_TOKEN), cut)
+        goes_on = (chosen != self._tokens.eos) & (time + 1 < rows.max_new_tokens)
+        ids = tf.expand_dims(chosen, 1)  # [batch, 1]
         state = _GreedyState(
-            ids=tf.where(here, chosen[:, None], state.ids),
-            token_log_probs=tf.where(here, log_prob[:, None], state.token_log_probs),
-            lengths=state.lengths + tf.cast(is_live, tf.int32),
-            finish_reasons=tf.where(is_live, reasons, state.finish_reasons),
+            ids=tf.concat([state.ids, ids], axis=1),
+            token_log_probs=tf.concat([state.token_log_probs, tf.expand_dims(log_prob, 1)], axis=1),
+            lengths=state.lengths + tf.cast(state.is_live, tf.int32),
+            is_live=state.is_live & goes_on,
             excess=excess,
         )
-        return chosen[:, None], None, state
+        return ids, None, state
 
-    def _likeliest(
-        self, going_on: tf.Tensor, ending: tf.Tensor, time: tf.Tensor, rows: RowContext
-    ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The best token of each row, int32 [B], and whether it may end, bool [B]."""
-        values, ids = best_tokens(going_on, 1, self._tokens.not_continuing)  # [batch, 1]
-        best, token = values[:, 0], ids[:, 0]  # [batch]
-        may_end = end_is_allowed(time, rows.min_new_tokens, best)
-        return tf.where(may_end & (ending >= best), self._tokens.eos, token), may_end
+    def _unless_it_ends(self, token: tf.Tensor, ends: tf.Tensor) -> tf.Tensor:
+        """``token`` int32 [B], or EOS where ``ends`` bool [B]; of a tensor and a number, to choose is slower."""
+        return token + tf.cast(ends, tf.int32) * (self._tokens.eos - token)
 
     def _choose(
         self, logits: tf.Tensor, normalizer: tf.Tensor, time: tf.Tensor, rows: RowContext, state: _GreedyState
@@ -109,7 +95,9 @@ class _GreedySearch:
         options = RareOptions.unpack(rows.rare)
         processed = penalized(logits[:, None], normalizer[:, None], state.ids[:, None], time, options, self._tokens)
         going_on, ending, own_normalizer = (field[:, 0] for field in processed)
-        likeliest, may_end = self._likeliest(going_on, ending, time, rows)
+        best, token = best_token(going_on, self._tokens.not_continuing)  # [batch]
+        may_end = end_is_allowed(time, rows.min_new_tokens, best)
+        likeliest = self._unless_it_ends(token, may_end & (ending >= best))
         is_eos = tf.range(tf.shape(logits)[1]) == self._tokens.eos  # [vocabulary]
         suppressed = forbidding(logits.shape[1], *self._tokens.suppressed)
         ranked = tf.where(is_eos, ending[:, None], going_on + suppressed)  # [batch, vocabulary]
@@ -121,13 +109,23 @@ class _GreedySearch:
         chosen = tf.cond(tf.reduce_any(options.do_sample), drawn, lambda: likeliest)
         before = tf.gather(logits, chosen, batch_dims=1) - normalizer  # [batch]
         after = tf.gather(ranked, chosen, batch_dims=1) - own_normalizer
-        return chosen, tf.where(self.is_done(state), state.excess, state.excess + after - before)
+        return chosen, tf.where(state.is_live, state.excess + after - before, state.excess)
 
-    def is_done(self, state: _GreedyState) -> tf.Tensor:
-        return state.finish_reasons != int(FinishReason.NONE)
+    def is_live(self, state: _GreedyState) -> tf.Tensor:
+        return state.is_live
 
     def hypotheses(self, rows: RowContext, state: _GreedyState) -> Hypotheses:
-        scores = tf.reduce_sum(state.token_log_probs, axis=1)
-        normalized = (scores + state.excess) / tf.cast(state.lengths, tf.float32) ** rows.length_penalty
-        single = Hypotheses(state.ids, state.lengths, state.finish_reasons, scores, normalized, state.token_log_probs)
+        is_ended = tf.gather(state.ids, state.lengths - 1, batch_dims=1) == self._tokens.eos  # [batch]
+        reasons = tf.where(is_ended, int(FinishReason.EOS_TOKEN), int(FinishReason.LENGTH))
+        counts = tf.sequence_mask(state.lengths, tf.shape(state.ids)[1])  # [batch, capacity]
+        log_probs = tf.where(counts, state.token_log_probs, 0.0)
+        scores = tf.reduce_sum(log_probs, axis=1)
+        single = Hypotheses(
+            ids=tf.where(counts, state.ids, self._tokens.pad),
+            lengths=state.lengths,
+            finish_reasons=tf.where(state.is_live, int(FinishReason.NONE), reasons),
+            scores=scores,
+            normalized_scores=(scores + state.excess) / tf.cast(state.lengths, tf.float32) ** rows.length_penalty,
+            token_log_probs=log_probs,
+        )
         return tf.nest.map_structure(lambda field: field[:, None], single)

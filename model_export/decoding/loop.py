@@ -37,11 +37,7 @@ class Search(Protocol):
         ...
 
     def begin(self, batch: tf.Tensor) -> Any:
-        """The state of ``batch`` rows before the first token, without room for any."""
-        ...
-
-    def grow(self, state: Any, capacity: tf.Tensor) -> Any:
-        """Room for ``capacity`` new tokens."""
+        """The state of ``batch`` rows before the first token. Of sizes that grow with tokens a graph must not know."""
         ...
 
     def advance(
@@ -53,8 +49,8 @@ class Search(Protocol):
         """
         ...
 
-    def is_done(self, state: Any) -> tf.Tensor:
-        """bool [B]: rows that need no further token."""
+    def is_live(self, state: Any) -> tf.Tensor:
+        """bool [B]: rows that need further tokens."""
         ...
 
     def hypotheses(self, rows: RowContext, state: Any) -> Hypotheses:
@@ -129,9 +125,7 @@ def _decode_rows(
         live, model = _drop_done(step, search, live, model)
         return time, live, model, results
 
-    *_, results = _while_loop(
-        any_left, chunk, (tf.constant(0), live, model, results), _later(step, search, live, model)
-    )
+    *_, results = _while_loop(any_left, chunk, (tf.constant(0), live, model, results), _later(step, live, model))
     return cast(Hypotheses, results)
 
 
@@ -157,22 +151,22 @@ def _decode_chunk(
     """Decode until ``capacity`` tokens are there or every row is done."""
 
     def goes_on(time: tf.Tensor, ids: tf.Tensor, state: Any, model: Any) -> tf.Tensor:
-        return tf.logical_and(time < capacity, tf.logical_not(tf.reduce_all(search.is_done(state))))
+        return tf.logical_and(time < capacity, tf.reduce_any(search.is_live(state)))
 
     def one_token(time: tf.Tensor, ids: tf.Tensor, state: Any, model: Any) -> tuple[Any, ...]:
         logits, model = step(ids, live.positions + time, model)
         ids, parents, state = search.advance(logits, time, live.context, state)
         return time + 1, ids, state, model if parents is None else step.reorder(model, parents)
 
-    grown = (time, live.ids, search.grow(live.search, capacity), step.grow(model, capacity))
+    grown = (time, live.ids, live.search, step.grow(model, capacity))
     time, ids, state, model = tf.while_loop(goes_on, one_token, grown)
     return time, live._replace(ids=ids, search=state), model
 
 
 def _drop_done(step: DecoderStep[Any], search: Search, live: _Live, model: Any) -> tuple[_Live, Any]:
     """Without the rows that are done; a copy is made only when there are some."""
-    is_done = search.is_done(live.search)
-    return tf.cond(tf.reduce_any(is_done), lambda: _keep(step, ~is_done, live, model), lambda: (live, model))
+    is_live = search.is_live(live.search)
+    return tf.cond(tf.reduce_all(is_live), lambda: (live, model), lambda: _keep(step, is_live, live, model))
 
 
 def _keep(step: DecoderStep[Any], mask: tf.Tensor, live: _Live, model: Any) -> tuple[_Live, Any]:
@@ -181,16 +175,14 @@ def _keep(step: DecoderStep[Any], mask: tf.Tensor, live: _Live, model: Any) -> t
     return tf.nest.map_structure(lambda field: tf.gather(field, rows), live), step.select(model, rows)
 
 
-def _later(step: DecoderStep[Any], search: Search, live: _Live, model: Any) -> tuple[_Live, Any] | None:
+def _later(step: DecoderStep[Any], live: _Live, model: Any) -> tuple[_Live, Any] | None:
     """Rows and room as a later turn of the loop has them, for their shapes alone: they show which sizes vary.
 
     Nothing uses the values, so a graph drops the work; without a graph no shape need be declared.
     """
     if tf.executing_eagerly():
         return None
-    capacity = tf.shape(live.rows)[0]
-    grown = live._replace(search=search.grow(live.search, capacity))
-    return _keep(step, live.rows >= 0, grown, step.grow(model, capacity))
+    return _keep(step, live.rows >= 0, live, step.grow(model, tf.shape(live.rows)[0]))
 
 
 def _while_loop(condition: Any, body: Any, start: tuple[Any, ...], later: tuple[_Live, Any] | None) -> tuple[Any, ...]:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 import keras
 import tensorflow as tf
 
-from model_export.models.kernels import FLOAT32, Precision
-from model_export.models.layers import Linear, TokenEmbedding
+from model_export.models.kernels import FLOAT32, Precision, RangeObserver
+from model_export.models.layers import LayerNorm, Linear, TokenEmbedding
 
 if TYPE_CHECKING:  # the protocol is all that models know of searches
     from model_export.decoding.step import DecoderStep
@@ -53,11 +53,25 @@ class Seq2SeqModel(keras.Model):
 
         The weights stay what they are, to be counted and stored. After further training, pack again.
         """
+        self._pack_norms()
         linears = self.linears()
         tables = {layer.table.path for layer in self._flatten_layers() if isinstance(layer, TokenEmbedding)}
-        replaced = {weight.path for linear in linears for weight in linear.weights} - tables
+        packed: list[keras.layers.Layer] = [*linears, *self._norms()]
+        replaced = {weight.path for layer in packed for weight in layer.weights} - tables
         kept = [weight.value for weight in self.weights if weight.path not in replaced]
         return kept + [variable for linear in linears for variable in linear.pack(precision)]
+
+    def observe(self) -> dict[str, RangeObserver]:
+        """Compute in float32, as ``pack`` has it, and note what each linear layer reads, by ``Linear.key``."""
+        self._pack_norms()
+        return {linear.key: linear.observe() for linear in self.linears()}
+
+    def _norms(self) -> list[LayerNorm]:
+        return [layer for layer in self._flatten_layers() if isinstance(layer, LayerNorm)]
+
+    def _pack_norms(self) -> None:
+        for norm in self._norms():
+            norm.pack()
 
     def linears(self) -> list[Linear]:
         """All linear layers."""

@@ -102,9 +102,9 @@ class BlockedKernel:
         count = -(-self._out_size // block)
         padded = np.pad(weights.kernel, [[0, count * block - self._out_size], [0, 0]])
         self._blocks = _constant(padded.reshape(count, block, in_size).transpose(0, 2, 1))
-        self._bias = _constant(weights.bias)
+        self._bias = weights.bias
         self._is_relu = weights.is_relu
-        self.variables = (self._blocks, self._bias)
+        self.variables = (self._blocks,)
 
     def __call__(self, x: tf.Tensor, residual: tf.Tensor | None = None) -> tf.Tensor:
         count, _, block = self._blocks.shape
@@ -125,7 +125,7 @@ class Bfloat16Kernel:
 
     def __init__(self, weights: LinearWeights) -> None:
         self._kernel = _constant(weights.kernel.T, tf.bfloat16)
-        self._bias = _constant(weights.bias, tf.bfloat16)
+        self._bias = weights.bias
         self._attributes = {
             "T": tf.bfloat16,
             "transpose_a": False,
@@ -137,10 +137,14 @@ class Bfloat16Kernel:
             "leakyrelu_alpha": 0.0,
             "_kernel": "MklNameChangeOp",  # the label under which TensorFlow registers it
         }
-        self.variables = (self._kernel, self._bias)
+        self.variables = (self._kernel,)
 
     def __call__(self, x: tf.Tensor, residual: tf.Tensor | None = None) -> tf.Tensor:
-        inputs = [tf.cast(x, tf.bfloat16), tf.convert_to_tensor(self._kernel), tf.convert_to_tensor(self._bias)]
+        inputs = [
+            tf.cast(x, tf.bfloat16),
+            tf.convert_to_tensor(self._kernel),
+            tf.constant(self._bias, tf.bfloat16),
+        ]
         y = _product("_MklNativeFusedMatMul", inputs, [tf.bfloat16], self._attributes)
         return y if residual is None else tf.cast(y, tf.float32) + residual
 
@@ -152,9 +156,9 @@ class _Int8Kernel:
         """``added`` [out]: to the product, before it is scaled any further."""
         highest = np.maximum(np.abs(weights.kernel).max(axis=1), 1e-20)  # [out]
         quantized = np.rint(weights.kernel * (127.0 / highest)[:, None]).astype(np.int8)
-        self._kernel = _constant(quantized.T, tf.int8)
-        self._vectors = _constant(np.stack([-highest, highest, added]))  # [3, out]: read as one
-        self.variables: tuple[tf.Variable, ...] = (self._kernel, self._vectors)
+        self._kernel = tf.Variable(tf.bitcast(quantized.T, tf.qint8), trainable=False)
+        self._highest, self._added = highest, added
+        self.variables: tuple[tf.Variable, ...] = (self._kernel,)
 
     def _product(
         self,
@@ -174,10 +178,9 @@ class _Int8Kernel:
             quantized = tf.bitcast(x, tf.quint8)
         else:
             quantized = _quantized(x, low, high, tf.qint8 if seen.low else tf.quint8)
-        lowest, highest, added = tf.unstack(tf.convert_to_tensor(self._vectors))
-        kernel = tf.bitcast(tf.convert_to_tensor(self._kernel), tf.qint8)  # as qint8 it could not enter a loop
-        tensors = [quantized, kernel, added, *([] if residual is None else [residual])]
-        ranges = [low, high, lowest, highest, *map(tf.constant, out_range)]
+        kernel = tf.convert_to_tensor(self._kernel)
+        tensors = [quantized, kernel, tf.constant(self._added), *([] if residual is None else [residual])]
+        ranges = [low, high, tf.constant(-self._highest), tf.constant(self._highest), *map(tf.constant, out_range)]
         out_ranges = [tf.float32] * len(out_range)
         attributes = {
             "Tdevice_inputs": [tensor.dtype for tensor in tensors],
@@ -226,9 +229,8 @@ class RowScaledInt8Kernel(_Int8Kernel):
 
     def __init__(self, weights: LinearWeights) -> None:
         super().__init__(weights, np.zeros_like(weights.bias))
-        self._bias = _constant(weights.bias)
+        self._bias = weights.bias
         self._is_relu, self._is_kept = weights.is_relu, weights.is_kept
-        self.variables = (*self.variables, self._bias)
 
     def __call__(self, x: tf.Tensor, residual: tf.Tensor | None = None) -> tf.Tensor:
         x = tf.cast(x, tf.float32)

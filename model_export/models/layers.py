@@ -69,6 +69,8 @@ class Linear(keras.layers.Layer):
         self._is_relu, self._is_kept, self._is_final = is_relu, is_kept, is_final
         self._output_scale = output_scale
         self._reader: str | None = None
+        self._folded: Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]] | None = None
+        self._is_writer = False
         self._packed: Kernel | None = None
         self.built = True
 
@@ -89,6 +91,14 @@ class Linear(keras.layers.Layer):
         Without ReLU between them it makes no difference.
         """
         self._reader = reader.key
+
+    def reads_stream(self, norm: StreamNorm) -> None:
+        """Let it know that all it reads comes from ``norm``, whose work it takes over once they are packed."""
+        self._folded = norm.folded_into  # not the norm itself: its weights are not this layer's
+
+    def writes_stream(self) -> None:
+        """Let it know that all it gives is added to what a ``StreamNorm`` reads, so that a mean may be left out."""
+        self._is_writer = True
 
     def pack(self, precision: Precision = FLOAT32) -> Sequence[tf.Variable]:
         """Make a copy of the weights for decoding and use it from now on; returns what is read in their place.
@@ -111,6 +121,10 @@ class Linear(keras.layers.Layer):
     def _trained(self) -> LinearWeights:
         kernel = self.kernel.numpy()
         bias = np.zeros(len(kernel), np.float32) if self.bias is None else self.bias.numpy()
+        if self._folded is not None:
+            kernel, bias = self._folded(kernel, bias)
+        if self._is_writer:
+            kernel, bias = kernel - kernel.mean(axis=0), bias - bias.mean()
         if self._output_scale is not None:
             kernel, bias = kernel * self._output_scale[:, None], bias * self._output_scale
         reader = self._reader if self._is_relu else None
@@ -139,13 +153,53 @@ class LayerNorm(keras.layers.Layer):
         self.epsilon = epsilon
         self.gamma = self.add_weight(shape=(size,), initializer="ones", name="gamma")
         self.beta = self.add_weight(shape=(size,), initializer="zeros", name="beta")
+        self._packed: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
         self.built = True
+
+    def pack(self) -> None:
+        """Use a copy of the weights from now on, which a graph holds: reading variables costs as much as the work."""
+        self._packed = (self.gamma.numpy(), self.beta.numpy())
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[..., size] -> [..., size]."""
+        gamma, beta = self._packed or (self.gamma, self.beta)
         centered = x - tf.reduce_mean(x, axis=-1, keepdims=True)
         variance = tf.reduce_mean(tf.square(centered), axis=-1, keepdims=True)
-        return centered * (tf.math.rsqrt(variance + self.epsilon) * self.gamma) + self.beta
+        return centered * (tf.math.rsqrt(variance + self.epsilon) * gamma) + beta
+
+
+class StreamNorm(LayerNorm):
+    """The norm of a residual stream: of a sum that linear layers write to, and that is read through norms alone.
+
+    Then most of its work can be done beforehand, in the weights of those layers. Once packed,
+
+    - what is written has a mean of 0 over the last axis (``Linear.writes_stream``, ``begin``), so none is subtracted;
+    - ``begin`` adds a constant, by which the sum of squares becomes ``size * (variance + epsilon)``;
+    - readers leave the constant out and multiply by gain and ``sqrt(size)``, and their bias has the offset
+      (``folded_into``).
+
+    What is left to do is to divide by the Euclidean norm.
+    """
+
+    def folded_into(
+        self, kernel: NDArray[np.float32], bias: NDArray[np.float32]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Kernel [out, size] and bias [out] of a reader as they have to be once this is packed."""
+        scaled = kernel * self.gamma.numpy()
+        centered = scaled - scaled.mean(axis=1, keepdims=True)
+        return centered * np.float32(kernel.shape[1] ** 0.5), bias + kernel @ self.beta.numpy()
+
+    def begin(self, x: tf.Tensor) -> tf.Tensor:
+        """What the stream starts from, [..., size], given it."""
+        if self._packed is None:
+            return x
+        return x - (tf.reduce_mean(x, axis=-1, keepdims=True) - self.epsilon**0.5)
+
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        """[..., size] -> [..., size]."""
+        if self._packed is None:
+            return super().call(x)
+        return x / tf.math.reduce_euclidean_norm(x, axis=-1, keepdims=True)
 
 
 class TokenEmbedding(keras.layers.Layer):

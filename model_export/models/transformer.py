@@ -15,6 +15,7 @@ from model_export.models.layers import (
     MASKED,
     LayerNorm,
     Linear,
+    StreamNorm,
     TokenEmbedding,
     padding_bias,
     sinusoidal_positions,
@@ -35,9 +36,16 @@ class Sublayer(keras.layers.Layer):
         super().__init__(**kwargs)
         self.is_pre_norm = config.norm == "pre"
         with keras.name_scope(self.name):
-            self.norm = LayerNorm(config.hidden_size, name="norm")
+            norm = StreamNorm if self.is_pre_norm else LayerNorm
+            self.norm = norm(config.hidden_size, name="norm")
             self.dropout = keras.layers.Dropout(config.dropout)
         self.built = True
+
+    def surround(self, reader: Linear, writer: Linear) -> None:
+        """Let the linear layers know that the sublayer begins and ends with them."""
+        if isinstance(self.norm, StreamNorm):
+            reader.reads_stream(self.norm)
+            writer.writes_stream()
 
     def call(self, x: tf.Tensor, *, inner: Inner, training: bool = False) -> tf.Tensor:
         """``x`` [B, T, width] -> [B, T, width]."""
@@ -59,7 +67,8 @@ class FeedForward(keras.layers.Layer):
             self.shrink = Linear(config.feed_forward_size, config.hidden_size, name="shrink")
             self.expand.read_by(self.shrink)
             self.sublayer = Sublayer(config, name="sublayer")
-        self.activation = {"relu": tf.identity, "gelu": tf.nn.gelu}[config.activation]  # ReLU is part of ``expand``
+        self.sublayer.surround(self.expand, self.shrink)
+        self.activation = {"relu": lambda x: x, "gelu": tf.nn.gelu}[config.activation]  # ReLU is part of ``expand``
         self.built = True
 
     def call(self, x: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -80,6 +89,8 @@ class EncoderLayer(keras.layers.Layer):
             self.self_attention = SelfAttention(*sizes, name="self_attention")
             self.self_attention_sublayer = Sublayer(config, name="self_attention_sublayer")
             self.feed_forward = FeedForward(config, name="feed_forward")
+        attention = self.self_attention
+        self.self_attention_sublayer.surround(attention.qkv_projection, attention.output_projection)
         self.built = True
 
     def call(self, x: tf.Tensor, bias: tf.Tensor, training: bool = False) -> tf.Tensor:
@@ -101,6 +112,9 @@ class DecoderLayer(keras.layers.Layer):
             self.cross_attention = CrossAttention(*sizes, name="cross_attention")
             self.cross_attention_sublayer = Sublayer(config, name="cross_attention_sublayer")
             self.feed_forward = FeedForward(config, name="feed_forward")
+        over_self, over_memory = self.self_attention, self.cross_attention
+        self.self_attention_sublayer.surround(over_self.qkv_projection, over_self.output_projection)
+        self.cross_attention_sublayer.surround(over_memory.query_projection, over_memory.output_projection)
         self.built = True
 
     def call(self, x: tf.Tensor, *, over_self: Inner, over_memory: Inner, training: bool = False) -> tf.Tensor:
@@ -128,9 +142,13 @@ class Transformer(Seq2SeqModel):
             self.decoder_layers = [DecoderLayer(config, name=f"decoder_{i}") for i in range(config.num_decoder_layers)]
             tied = self.embedding if config.tie_output else None
             self.output_projection = Linear(width, config.vocabulary_size, tied, is_final=True, name="output")
-            is_pre_norm = config.norm == "pre"
-            self.encoder_norm = LayerNorm(width, name="encoder_norm") if is_pre_norm else tf.identity
-            self.decoder_norm = LayerNorm(width, name="decoder_norm") if is_pre_norm else tf.identity
+            self.encoder_norm = self.decoder_norm = None
+            if config.norm == "pre":
+                self.encoder_norm = StreamNorm(width, name="encoder_norm")
+                self.decoder_norm = StreamNorm(width, name="decoder_norm")
+                self.output_projection.reads_stream(self.decoder_norm)
+                for layer in self.decoder_layers:
+                    layer.cross_attention.key_value_projection.reads_stream(self.encoder_norm)
         self.source_positions = self._positions(limits.max_source_tokens, "source_positions")
         self.target_positions = self._positions(limits.max_target_tokens, "target_positions")
         self.built = True
@@ -145,18 +163,24 @@ class Transformer(Seq2SeqModel):
 
     def embed_target(self, ids: tf.Tensor, positions: tf.Tensor, training: bool = False) -> tf.Tensor:
         """int32 [B, T] at ``positions`` (broadcast to [B, T]) -> [B, T, width]."""
-        embedded = self.embedding(ids) + tf.gather(tf.convert_to_tensor(self.target_positions), positions)
-        return self.embedding_dropout(embedded, training=training)
+        x = self.embedding(ids) + tf.gather(tf.convert_to_tensor(self.target_positions), positions)
+        x = x if self.decoder_norm is None else self.decoder_norm.begin(x)
+        return self.embedding_dropout(x, training=training)
+
+    def decoded(self, x: tf.Tensor) -> tf.Tensor:
+        """What ``output_projection`` reads, given what the last layer answers, [..., width]."""
+        return x if self.decoder_norm is None else self.decoder_norm(x)
 
     def encode(self, source_ids: tf.Tensor, source_lengths: tf.Tensor, training: bool = False) -> tuple[tf.Tensor, ...]:
         """int32 [B, S], [B] -> memory [B, S, width] and its bias [B, 1, 1, S]."""
         size = tf.shape(source_ids)[1]
         bias = padding_bias(source_lengths, size)[:, None, None, :]  # [batch, 1, 1, source]
         x = self.embedding(source_ids) + tf.convert_to_tensor(self.source_positions)[:size]
+        x = x if self.encoder_norm is None else self.encoder_norm.begin(x)
         x = self.embedding_dropout(x, training=training)  # [batch, source, width]
         for layer in self.encoder_layers:
             x = layer(x, bias, training=training)
-        return self.encoder_norm(x), bias
+        return x if self.encoder_norm is None else self.encoder_norm(x), bias
 
     @property
     def has_attention(self) -> bool:
@@ -185,7 +209,7 @@ class Transformer(Seq2SeqModel):
 
             over_self = partial(layer.self_attention.__call__, bias=causal_bias)
             x = layer(x, over_self=over_self, over_memory=over_memory, training=training)
-        return TeacherForced(self.decoder_norm(x), tf.reduce_mean(tf.cast(paid[-1], tf.float32), axis=1))
+        return TeacherForced(self.decoded(x), tf.reduce_mean(tf.cast(paid[-1], tf.float32), axis=1))
 
     def teacher_forced(self, inputs: ModelInputs, training: bool = False) -> TeacherForced:
         """See ``Seq2SeqModel.teacher_forced``."""

@@ -30,6 +30,7 @@ class TransformerState(NamedTuple):
     memory_keys: tuple[tf.Tensor, ...]  # L times [B, H, Dh, S]
     memory_values: tuple[tf.Tensor, ...]  # L times [B, H, S, Dh]
     memory_bias: tf.Tensor  # [B, 1, 1, S]
+    slots: tf.Tensor  # int32 [B*K*2*H]: where a cache of rows [2*B*H*C*K, Dh] has the beams' slots of position 0
     prefix_size: tf.Tensor  # int32 []: positions that the prefix takes
     used: tf.Tensor  # int32 []: positions in use, prefix included
 
@@ -52,6 +53,7 @@ class TransformerStep:
             memory_keys=tuple(tf.transpose(key, [0, 1, 3, 2]) for key, _ in projected),
             memory_values=tuple(value for _, value in projected),
             memory_bias=tf.cast(bias, projected[0][0].dtype),
+            slots=tf.zeros([0], tf.int32),
             prefix_size=tf.constant(0),
             used=tf.constant(0),
         )
@@ -95,14 +97,13 @@ class TransformerStep:
 
         Beams are rows throughout, [B*K, width]: at one position they share nothing but the heads' products.
         """
-        ancestors = _with_own_slot(state.ancestors, state.used)
         beams = ids.shape[1] or tf.shape(ids)[1]
+        ancestors = _with_own_slot(state.ancestors, state.used, beams)
         bias = _ancestry_bias(ancestors, beams, state.memory_bias.dtype)
-        slots = _slot_rows(state.caches[0], state.used, beams)
+        slots, cache_shape = state.slots + state.used * beams, tf.shape(state.caches[0])
         # A row that is done is asked on until its batch-mates are, past the table too; its logits do not count then.
         positions = tf.minimum(positions, self._model.target_positions.shape[0] - 1)
-        x = self._model.embed_target(ids, positions[:, None])  # [batch, beam, width]
-        shape = tf.shape(x)
+        x = self._model.embed_target(ids, tf.expand_dims(positions, 1))  # [batch, beam, width]
         x = tf.reshape(x, [-1, x.shape[2]])  # [batch * beam, width]
         caches = []
         for index, layer in enumerate(self._model.decoder_layers):
@@ -111,7 +112,7 @@ class TransformerStep:
                 y: tf.Tensor, residual: tf.Tensor, index: int = index, attention: SelfAttention = layer.self_attention
             ) -> tf.Tensor:
                 query, new = tf.split(attention.qkv_projection(y), [attention.width, 2 * attention.width], axis=1)
-                caches.append(_write(state.caches[index], slots, new))
+                caches.append(_write(state.caches[index], cache_shape, slots, new))
                 key, value = tf.unstack(caches[-1])
                 return attention.attend_rows(query, key, value, bias, beams, residual, transpose_key=True)
 
@@ -123,8 +124,8 @@ class TransformerStep:
                 queries=beams,
             )
             x = layer(x, over_self=over_self, over_memory=over_memory)
-        logits = self._model.output_projection(self._model.decoder_norm(x))  # [batch * beam, vocabulary]
-        logits = tf.reshape(logits, [shape[0], beams, logits.shape[1]])  # [batch, beam, vocabulary]
+        logits = self._model.output_projection(self._model.decoded(x))  # [batch * beam, vocabulary]
+        logits = tf.reshape(logits, [-1, beams, logits.shape[1]])  # [batch, beam, vocabulary]
         return logits, state._replace(caches=tuple(caches), ancestors=ancestors, used=state.used + 1)
 
     def reorder(self, state: TransformerState, parents: tf.Tensor) -> TransformerState:
@@ -133,57 +134,67 @@ class TransformerStep:
 
     def select(self, state: TransformerState, rows: tf.Tensor) -> TransformerState:
         """See ``DecoderStep.select``."""
-
-        def pick(field: tf.Tensor) -> tf.Tensor:
-            if field.shape.rank == 0:
-                return field
-            return tf.gather(field, rows, axis=1 if field.shape.rank == 5 else 0)  # a cache begins with its two halves
-
-        return tf.nest.map_structure(pick, state)
+        caches = tuple(tf.gather(cache, rows, axis=1) for cache in state.caches)
+        return state._replace(
+            caches=caches,
+            ancestors=tf.gather(state.ancestors, rows),
+            memory_keys=tuple(tf.gather(key, rows) for key in state.memory_keys),
+            memory_values=tuple(tf.gather(value, rows) for value in state.memory_values),
+            memory_bias=tf.gather(state.memory_bias, rows),
+            slots=_first_slots(caches[0], tf.shape(state.ancestors)[1]),
+        )
 
     def grow(self, state: TransformerState, capacity: tf.Tensor) -> TransformerState:
         """See ``DecoderStep.grow``."""
         beams, old = tf.shape(state.ancestors)[1], tf.shape(state.ancestors)[2]
         extra = tf.maximum(state.prefix_size + capacity - old, 0)
         padding = [[0, 0], [0, 0], [0, 0], [0, extra * beams], [0, 0]]
+        caches = tuple(tf.pad(cache, padding) for cache in state.caches)
         return state._replace(
-            caches=tuple(tf.pad(cache, padding) for cache in state.caches),
+            caches=caches,
             ancestors=tf.pad(state.ancestors, [[0, 0], [0, 0], [0, extra]], constant_values=-1),
+            slots=_first_slots(caches[0], beams),
         )
 
 
-def _with_own_slot(ancestors: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
-    """Every beam k [B, K, C] owns slot k at ``position``."""
-    here = tf.range(tf.shape(ancestors)[2]) == position  # [capacity]
-    own = tf.range(tf.shape(ancestors)[1])[:, None]  # [beam, 1]
-    return tf.where(here, own, ancestors)
+def _with_own_slot(ancestors: tf.Tensor, position: tf.Tensor, beams: int | tf.Tensor) -> tf.Tensor:
+    """Every beam k [B, K, C] owns slot k at ``position``, where there was none.
+
+    Added to the -1 there: to choose between tensors of unlike shapes takes TensorFlow ten times as long.
+    """
+    here = tf.cast(tf.range(tf.shape(ancestors)[2]) == position, tf.int32)  # [capacity]
+    if isinstance(beams, int) and beams == 1:
+        return ancestors + here
+    return ancestors + tf.expand_dims(tf.range(1, beams + 1), 1) * here
 
 
 def _ancestry_bias(ancestors: tf.Tensor, beams: int | tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     """[B, 1, K, C*K]: 0 for the slots of a beam's own past."""
+    if isinstance(beams, int) and beams == 1:
+        return tf.expand_dims(tf.cast(ancestors, dtype), 1) * tf.constant(-MASKED, dtype)  # [batch, 1, 1, capacity]
     zero, masked = tf.constant(0.0, dtype), tf.constant(MASKED, dtype)
     chosen = tf.one_hot(ancestors, beams, on_value=zero, off_value=masked)  # [batch, beam, capacity, slot]
     shape = tf.shape(chosen)
     return tf.reshape(chosen, [shape[0], 1, beams, shape[2] * beams])
 
 
-def _slot_rows(cache: tf.Tensor, used: tf.Tensor, beams: int | tf.Tensor) -> tf.Tensor:
-    """int32 [B*K*2*H]: where new keys and values lie in a cache that is seen as rows [2*B*H*C*K, Dh]."""
+def _first_slots(cache: tf.Tensor, beams: tf.Tensor) -> tf.Tensor:
+    """``TransformerState.slots`` of a cache [2, B, H, C*K, Dh]; those of the next position lie K further."""
     halves, batch, heads, size, _ = tf.unstack(tf.shape(cache))
     first = (tf.range(halves) * batch)[None, :, None] + tf.range(batch)[:, None, None]  # [batch, 2, 1]
-    first = (first * heads + tf.range(heads)) * size + used * beams  # [batch, 2, head]
+    first = (first * heads + tf.range(heads)) * size  # [batch, 2, head]
     return tf.reshape(first[:, None] + tf.range(beams)[:, None, None], [-1])
 
 
-def _write(cache: tf.Tensor, slots: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
-    """Put ``new`` [B*K, 2*H*Dh] into ``slots`` of ``cache`` [2, B, H, C*K, Dh], in place.
+def _write(cache: tf.Tensor, shape: tf.Tensor, slots: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
+    """Put ``new`` [B*K, 2*H*Dh] into ``slots`` of ``cache`` [2, B, H, C*K, Dh], of this ``shape``, in place.
 
     A copy of the cache at each step would cost more than attention does. An older state that shares the buffer is none
     the worse: it has no ancestor in these slots.
     """
     size = cache.shape[-1]
     rows = tf.raw_ops.InplaceUpdate(x=tf.reshape(cache, [-1, size]), i=slots, v=tf.reshape(new, [-1, size]))
-    written = tf.reshape(rows, tf.shape(cache))
+    written = tf.reshape(rows, shape)
     written.set_shape(cache.shape)
     return written
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model_export.models.layers import Linear, TokenEmbedding
+from model_export.models.layers import Linear, StreamNorm, TokenEmbedding
 
 
 def random_linear(in_size: int, out_size: int, tied: bool) -> Linear:
@@ -38,3 +38,24 @@ def test_packing_again_follows_a_changed_kernel() -> None:
     np.testing.assert_array_equal(linear(x), before)
     linear.pack()
     np.testing.assert_allclose(linear(x) - linear.bias, 2 * (before - linear.bias), atol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-3])  # of the second, epsilon is half of what is divided by
+def test_a_packed_stream_gives_its_readers_what_they_had(scale: float) -> None:
+    generator = np.random.default_rng(5)
+    norm, writer, reader = StreamNorm(16), random_linear(7, 16, tied=False), random_linear(16, 50, tied=False)
+    for weights, deviation in ((norm.weights, 1.0), (writer.weights, scale)):
+        for weight in weights:
+            weight.assign(generator.normal(size=weight.shape) * deviation)
+    writer.writes_stream()
+    reader.reads_stream(norm)
+    first, added = (generator.normal(size=(3, size)).astype(np.float32) for size in (16, 7))
+
+    def read() -> tf.Tensor:
+        x = norm.begin(tf.constant(first * scale))
+        return tf.concat([reader(norm(x)), reader(norm(writer(tf.constant(added), x)))], axis=0)
+
+    expected = read()
+    for layer in (norm, writer, reader):
+        layer.pack()
+    np.testing.assert_allclose(read(), expected, atol=1e-4)

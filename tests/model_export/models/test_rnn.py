@@ -37,7 +37,7 @@ def last_step(model: Seq2SeqModel) -> Any:
 
 
 def observed(model: Seq2SeqModel) -> dict[str, InputRange]:
-    observers = {linear.key: linear.observe() for linear in model.linears()}
+    observers = model.observe()
     assert len(observers) == len(model.linears())
     whole_pass(model)
     return {key: observer.seen for key, observer in observers.items()}
