@@ -11,21 +11,28 @@ import yaml
 
 from service.backends.tf_serving.backend import RESOLVE_S
 from service.engine.labels import parse_labels
+from service.rollout import stores
+from service.rollout.steps import for_canaries
 from service.settings import ENVIRONMENT_PREFIX, Settings
 from service.telemetry import Telemetry
 from tests.support.kustomize import Manifest, render
 from tests.support.manifest_schemas import containers, quantity
+from tests.support.overlays import K8S, NAMES, complete
 
 REPOSITORY = Path(__file__).parents[2]
-OVERLAYS = ("local", "production", "canary")
 DNS_CACHE_S = 30
 """The longest that CoreDNS, as clusters come with it, lets an answer be kept."""
 
 
-@pytest.fixture(scope="module", params=OVERLAYS)
+@pytest.fixture(scope="module", params=NAMES)
 def overlay(request: pytest.FixtureRequest) -> dict[str, Manifest]:
-    manifests = render(REPOSITORY / "k8s" / "overlays" / request.param)
+    manifests = render(K8S / "overlays" / request.param)
     return {f"{each['kind']}/{each['metadata']['name']}": each for each in manifests}
+
+
+@pytest.fixture(scope="module")
+def everything(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    return render(complete(tmp_path_factory.mktemp("copy")))
 
 
 def pod(overlay: dict[str, Manifest], name: str) -> dict[str, Any]:
@@ -131,6 +138,18 @@ def test_labels_are_mounted_and_watched(overlay: dict[str, Manifest]) -> None:
         assert all({"stable", "canary", "default", "previous"} == of_model.keys() for of_model in labels.values())
 
 
+def test_labels_for_canary_gateways_follow_from_the_others() -> None:
+    """``malgil rollout`` writes both, in a file and in the ConfigMap."""
+    folder = K8S / "overlays" / "canary"
+    labels, for_canary_gateways = (
+        parse_labels((folder / name).read_text("utf-8")) for name in (stores.KEY, stores.CANARY_KEY)
+    )
+    (config_map,) = [each for each in render(folder) if each["metadata"]["name"] == "malgil-labels"]
+
+    assert for_canary_gateways == for_canaries(labels)
+    assert config_map["data"].keys() == {stores.KEY, stores.CANARY_KEY}
+
+
 def test_probes_ask_different_things(overlay: dict[str, Manifest]) -> None:
     for name in (*gateways(overlay), "malgil-tf-serving"):
         (container,) = pod(overlay, name)["containers"]
@@ -160,7 +179,7 @@ def test_there_are_always_two_where_it_matters(overlay: dict[str, Manifest]) -> 
 def test_the_autoscaler_reads_a_metric_that_there_is(overlay: dict[str, Manifest]) -> None:
     metric, _ = overlay["HorizontalPodAutoscaler/malgil-tf-serving"]["spec"]["metrics"]
     name = metric["object"]["metric"]["name"]
-    adapter = (REPOSITORY / "k8s" / "components" / "monitoring" / "prometheus-adapter.yaml").read_text("utf-8")
+    adapter = (K8S / "components" / "monitoring" / "prometheus-adapter.yaml").read_text("utf-8")
     (rule,) = yaml.safe_load(adapter)["rules"]["custom"]
 
     assert f"\n{name} " in Telemetry().render().decode()
@@ -185,13 +204,12 @@ def test_who_may_talk_to_whom(overlay: dict[str, Manifest]) -> None:
             assert each["automountServiceAccountToken"] is False
 
 
-def test_the_route_waits_longer_than_the_gateway() -> None:
-    for overlay_name in ("production", "canary"):
-        manifests = render(REPOSITORY / "k8s" / "overlays" / overlay_name)
-        (route,) = [each for each in manifests if each["kind"] == "HTTPRoute"]
-        for rule in route["spec"]["rules"]:
-            assert int(rule["timeouts"]["request"].removesuffix("s")) * 1000 > Settings().max_timeout_ms
-            assert {match["path"]["value"] for match in rule["matches"]} == {"/v1"}
+def test_the_route_waits_longer_than_the_gateway(everything: list[Manifest]) -> None:
+    (route,) = [each for each in everything if each["kind"] == "HTTPRoute"]
+    assert len(route["spec"]["rules"]) == 2
+    for rule in route["spec"]["rules"]:
+        assert int(rule["timeouts"]["request"].removesuffix("s")) * 1000 > Settings().max_timeout_ms
+        assert {match["path"]["value"] for match in rule["matches"]} == {"/v1"}
 
 
 def test_images_are_those_of_compose(overlay: dict[str, Manifest]) -> None:
@@ -202,20 +220,19 @@ def test_images_are_those_of_compose(overlay: dict[str, Manifest]) -> None:
     assert images <= {service["image"] for service in services.values()}
 
 
-def test_alerts_are_those_of_compose() -> None:
+def test_alerts_are_those_of_compose(everything: list[Manifest]) -> None:
     """Prometheus' operator reads no file of rules: what ``docker/`` has is written there a second time."""
     (of_compose,) = yaml.safe_load((REPOSITORY / "docker" / "prometheus" / "alerts.yml").read_text("utf-8"))["groups"]
-    manifests = {each["kind"]: each for each in render(REPOSITORY / "k8s" / "overlays" / "production")}
+    manifests = {each["kind"]: each for each in everything}
     same, of_kubernetes = manifests["PrometheusRule"]["spec"]["groups"]
 
     assert same == of_compose, "copy the group of docker/prometheus/alerts.yml to k8s/components/monitoring/alerts.yaml"
     assert all("malgil_" not in each["expr"] for each in of_kubernetes["rules"])
 
 
-def test_gateways_are_the_job_that_alerts_know() -> None:
-    manifests = render(REPOSITORY / "k8s" / "overlays" / "canary")
-    monitors = {each["metadata"]["name"]: each["spec"] for each in manifests if each["kind"] == "ServiceMonitor"}
-    services = [each["metadata"]["labels"] for each in manifests if each["kind"] == "Service"]
+def test_gateways_are_the_job_that_alerts_know(everything: list[Manifest]) -> None:
+    monitors = {each["metadata"]["name"]: each["spec"] for each in everything if each["kind"] == "ServiceMonitor"}
+    services = [each["metadata"]["labels"] for each in everything if each["kind"] == "Service"]
     jobs = {
         name: {
             labels[spec["jobLabel"]] for labels in services if spec["selector"]["matchLabels"].items() <= labels.items()
@@ -226,9 +243,9 @@ def test_gateways_are_the_job_that_alerts_know() -> None:
     assert jobs == {"malgil-gateway": {"malgil"}, "malgil-tf-serving": {"tf-serving"}}
 
 
-def test_every_alert_has_its_remedy() -> None:
+def test_every_alert_has_its_remedy(everything: list[Manifest]) -> None:
     page = (REPOSITORY / "docs" / "operations.md").read_text("utf-8")
-    manifests = {each["kind"]: each for each in render(REPOSITORY / "k8s" / "overlays" / "production")}
+    manifests = {each["kind"]: each for each in everything}
     alerts = [
         rule["alert"]
         for group in manifests["PrometheusRule"]["spec"]["groups"]

@@ -10,20 +10,22 @@ import pytest
 import yaml
 
 from tests.support.kustomize import key, render
+from tests.support.overlays import FOLDERS, K8S, complete, overlay_with
 
-K8S = Path(__file__).parents[2] / "k8s"
 KUBECTL = shutil.which("kubectl")
 
 
 @pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
-@pytest.mark.parametrize("folder", ["base", "overlays/local", "overlays/production", "overlays/canary"])
-def test_overlays_render_as_with_kubectl(folder: str) -> None:
+@pytest.mark.parametrize("name", [*FOLDERS, "everything", "model-image"])
+def test_overlays_render_as_with_kubectl(name: str, tmp_path: Path) -> None:
+    made = {"everything": complete, "model-image": lambda parent: overlay_with(parent, "local", "model-image")}
+    folder = made[name](tmp_path) if name in made else K8S / name
     ran = subprocess.run(
-        [str(KUBECTL), "kustomize", str(K8S / folder)], check=True, capture_output=True, text=True, timeout=60
+        [str(KUBECTL), "kustomize", str(folder)], check=True, capture_output=True, text=True, timeout=60
     )
     theirs = {key(each): each for each in yaml.safe_load_all(ran.stdout)}
 
-    assert {key(each): each for each in render(K8S / folder)} == theirs
+    assert {key(each): each for each in render(folder)} == theirs
     assert "deprecated" not in ran.stderr
 
 

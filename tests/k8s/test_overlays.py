@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,22 +14,12 @@ import yaml
 from tests.support.kustomize import KustomizeError, Manifest, render
 from tests.support.manifest_schemas import VERSIONS
 from tests.support.manifests import problems
-
-K8S = Path(__file__).parents[2] / "k8s"
-FOLDERS = ("base", "overlays/local", "overlays/production", "overlays/canary")
+from tests.support.overlays import FOLDERS, K8S, complete, overlay_with
 
 
 @pytest.fixture(scope="module")
-def with_model_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Production as it is with models from an image."""
-    root = tmp_path_factory.mktemp("copy")
-    shutil.copytree(K8S, root / "k8s")
-    folder = root / "k8s" / "overlays" / "with-model-image"
-    folder.mkdir()
-    (folder / "kustomization.yaml").write_text(
-        "resources: [../production]\ncomponents: [../../components/model-image]\n"
-    )
-    return folder
+def everything(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    return render(complete(tmp_path_factory.mktemp("copy")))
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
@@ -40,17 +31,24 @@ def test_every_overlay_is_valid(folder: str, version: str) -> None:
     assert problems(manifests, version) == []
 
 
-def test_models_may_come_from_an_image(with_model_image: Path) -> None:
-    manifests = render(with_model_image)
+@pytest.mark.parametrize("version", VERSIONS)
+def test_every_component_is_valid(everything: list[Manifest], version: str) -> None:
+    assert {"ServiceMonitor", "PrometheusRule", "HTTPRoute"} <= {each["kind"] for each in everything}
+    assert problems(everything, version) == []
 
-    assert problems(manifests, VERSIONS[-1]) == []
-    assert "PersistentVolumeClaim" not in {each["kind"] for each in manifests}
+
+def test_models_may_come_from_an_image(tmp_path: Path) -> None:
+    manifests = render(overlay_with(tmp_path, "production", "model-image"))
     (pod,) = [
         each["spec"]["template"]["spec"]
         for each in manifests
-        if each["metadata"]["name"] == "malgil-tf-serving" and each["kind"] == "Deployment"
+        if (each["kind"], each["metadata"]["name"]) == ("Deployment", "malgil-tf-serving")
     ]
+
+    assert problems(manifests, VERSIONS[-1]) == []
+    assert "PersistentVolumeClaim" not in {each["kind"] for each in manifests}
     assert [each["name"] for each in pod["initContainers"]] == ["copy-models"]
+    assert pod["volumes"][0].keys() == {"name", "emptyDir"}
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------
@@ -219,7 +217,7 @@ MISTAKES: list[tuple[Callable[[dict[str, Manifest]], None], str]] = [
     (port_of_a_service, "Service/malgil-gateway: pods of malgil-gateway have no port web"),
     (port_of_a_probe, "tf-serving: livenessProbe: there is no port 8502"),
     (port_of_a_policy, "NetworkPolicy/malgil-tf-serving: the pods that it is about have no port http"),
-    (port_of_a_route, "HTTPRoute/malgil: there is no Service malgil-gateway with port 80"),
+    (port_of_a_route, "HTTPRoute/malgil: there is no Service malgil-gateway-canary with port 80"),
     (port_out_of_range, "80000 is no port"),
     (quantity, "'512MB' is no quantity"),
     (quantity_below_what_is_requested, "memory: 4Gi is requested, and 512Mi the limit"),
@@ -245,8 +243,10 @@ MISTAKES: list[tuple[Callable[[dict[str, Manifest]], None], str]] = [
 
 
 @pytest.mark.parametrize(("mistake", "told"), MISTAKES, ids=[mistake.__name__ for mistake, _ in MISTAKES])
-def test_a_mistake_is_found(mistake: Callable[[dict[str, Manifest]], None], told: str) -> None:
-    manifests = render(K8S / "overlays" / "production")
+def test_a_mistake_is_found(
+    everything: list[Manifest], mistake: Callable[[dict[str, Manifest]], None], told: str
+) -> None:
+    manifests = copy.deepcopy(everything)
     mistake({f"{each['kind']}/{each['metadata']['name']}": each for each in manifests})
 
     assert told in "\n".join(problems(manifests, VERSIONS[-1]))
