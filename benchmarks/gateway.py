@@ -23,12 +23,11 @@ import os
 import re
 import socket
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -37,6 +36,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.http_load import exchange, post
+from benchmarks.servers import Server, cpu_s, started
 from service.backends.scripted import ScriptedBackend, tiny_tokenizer
 from service.batching.rows import batch_inputs
 from service.engine.admission import admit
@@ -65,71 +66,10 @@ class Contender:
     per_second: list[float] = field(default_factory=list)  # requests answered
 
 
-class Client(asyncio.Protocol):
-    """One connection that asks again as soon as it is answered, as long as any of ``left`` requests are."""
-
-    def __init__(self, request: bytes, left: list[int]) -> None:
-        self._request = request
-        self._left = left
-        self._received = b""
-        self._transport: asyncio.Transport | None = None
-        self.answer = b""
-        self.done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        self._transport = transport
-        self._ask()
-
-    def data_received(self, data: bytes) -> None:
-        self._received += data
-        head, _, body = self._received.partition(b"\r\n\r\n")
-        length = re.search(rb"content-length: (\d+)", head)
-        if length is not None and len(body) == int(length[1]):
-            if not head.startswith(b"HTTP/1.1 200 "):
-                self.done.set_exception(RuntimeError(f"refused: {body[:200]!r}"))
-                return
-            self.answer, self._received = body, b""
-            self._ask()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.done.done():
-            self.done.set_exception(exc or ConnectionError("the server hung up"))
-
-    def _ask(self) -> None:
-        assert self._transport is not None
-        if self._left[0]:
-            self._left[0] -= 1
-            self._transport.write(self._request)
-        else:
-            self.done.set_result(None)
-            self._transport.close()
-
-
-async def ask(port: int, path: str, fields: Mapping[str, Any], clients: int, requests: int) -> Any:
-    """Send so many requests; the last answer."""
-    body = json.dumps(fields).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
-    left = [requests]
-    made = [
-        await asyncio.get_running_loop().create_connection(
-            lambda: Client(head.encode() + body, left), "127.0.0.1", port
-        )
-        for _ in range(clients)
-    ]
-    await asyncio.gather(*(client.done for _, client in made))
-    return json.loads(max((client.answer for _, client in made), key=len))
-
-
-def cpu_s(pid: int) -> float:
-    """Processor time of a process so far, all its threads together: the clock that clock_getcpuclockid(3) names."""
-    return time.clock_gettime((~pid << 3) | 2)
-
-
 def measure(contender: Contender, fields: Mapping[str, Any], clients: int, requests: int) -> None:
     """One round."""
     cpu, wall = cpu_s(contender.pid), time.perf_counter()
-    asyncio.run(ask(contender.port, contender.path, fields, clients, requests))
+    asyncio.run(exchange(contender.port, repeat(post(contender.path, fields), requests), clients))
     contender.per_second.append(requests / (time.perf_counter() - wall))
     contender.cpu_us.append((cpu_s(contender.pid) - cpu) / requests * 1e6)
 
@@ -172,24 +112,10 @@ def echo_server(answers: Sequence[Any]) -> Iterator[tuple[int, int]]:
             process.join()
 
 
-@contextmanager
-def gateway(log: Path) -> Iterator[tuple[int, int]]:
-    """Process id and port; ``log``: the file that a line for each call goes to."""
+def gateway(log: Path) -> AbstractContextManager[Server]:
+    """``log``: the file that a line for each call goes to."""
     arguments = ["--backend", "scripted", "--port", "0", "--grpc-port", "-1", "--concurrent-runs", "2"]
-    with log.open("wb") as stderr:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", *arguments], stdout=subprocess.PIPE, stderr=stderr, text=True
-        )
-    try:
-        os.sched_setaffinity(process.pid, {SERVER_CORE})
-        assert process.stdout is not None
-        told = re.search(r"on http://\S+:(\d+),", process.stdout.readline())
-        if told is None:
-            raise RuntimeError(f"the gateway did not start: {log.read_text()}")
-        yield process.pid, int(told[1])
-    finally:
-        process.terminate()
-        process.communicate()
+    return started("service", "serve", *arguments, cores={SERVER_CORE}, log=log)
 
 
 # --- the fake's part --------------------------------------------------------------------------------------------------
@@ -230,20 +156,23 @@ def compare(clients: int, requests: int, rounds: int, log: Path) -> list[dict[st
     os.sched_setaffinity(0, {CLIENT_CORE})
     found = []
     with ExitStack() as servers:
-        pid, port = servers.enter_context(gateway(log))
-        answers = [asyncio.run(ask(port, "/v1/generate", fields, 1, 1)) for fields in KINDS.values()]
+        server = servers.enter_context(gateway(log))
+        asked = asyncio.run(
+            exchange(server.port, [post("/v1/generate", fields) for fields in KINDS.values()], clients=1)
+        )
+        answers = [json.loads(each.answer) for each in asked]
         echo_pid, echo_port = servers.enter_context(echo_server(answers))
         for place, (kind, fields) in enumerate(KINDS.items()):
-            ours = Contender("gateway", pid, port, "/v1/generate")
+            ours = Contender("gateway", server.pid, server.port, "/v1/generate")
             echo = Contender("echo", echo_pid, echo_port, f"/{place}")
             for contender in (ours, echo):
                 measure(contender, fields, clients, requests)  # to warm up
                 del contender.cpu_us[:], contender.per_second[:]
-            before = batches(port)
+            before = batches(server.port)
             for _ in range(rounds):
                 for contender in (ours, echo):
                     measure(contender, fields, clients, requests)
-            count, rows = np.subtract(batches(port), before)
+            count, rows = np.subtract(batches(server.port), before)
             fake = asyncio.run(fake_us(round(rows / count), rounds)) * count / (requests * rounds)
             bytes_in, bytes_out = len(json.dumps(fields)), len(json.dumps(answers[place], ensure_ascii=False))
             found.append(figures(kind, ours, echo, float(fake)) | {"bytes_in": bytes_in, "bytes_out": bytes_out})
