@@ -70,11 +70,12 @@ def status(
     """
     from service.rollout import look, summary
 
-    gateways = look(url or [HERE])
+    unreachable: list[str] = []
+    gateways = look(url or [HERE], unreachable)
     written = None
     if labels is not None or configmap is not None or namespace is not None or context is not None:
         written = _store(labels, configmap, namespace, context).read()
-    found = summary(gateways, written, model)
+    found = summary(gateways, written, model, unreachable)
     if as_json:
         typer.echo(json.dumps(found, ensure_ascii=False))
     else:
@@ -146,6 +147,8 @@ def rollback(
 ) -> None:
     """Give up the canary where there is one; else go back to what was stable before.
 
+    A gateway that does not answer is told and not asked, as this may not have time to wait for it.
+
     \b
     Examples:
       malgil rollout rollback en-fr --labels labels.yaml
@@ -154,7 +157,7 @@ def rollback(
     from service.rollout import back
 
     store = _store(labels, configmap, namespace, context)
-    _move(model, lambda now, answering: back(now), store, url or [HERE], timeout_s if wait else None)
+    _move(model, lambda now, answering: back(now), store, url or [HERE], timeout_s if wait else None, unreachable=[])
 
 
 @rollout.command()
@@ -194,11 +197,20 @@ def _store(labels: Path | None, configmap: str | None, namespace: str | None, co
     return ConfigMap(configmap, namespace, context)
 
 
-def _move(model: str, step: Step, store: LabelsStore, urls: Sequence[str], timeout_s: float | None) -> None:
+def _move(
+    model: str,
+    step: Step,
+    store: LabelsStore,
+    urls: Sequence[str],
+    timeout_s: float | None,
+    unreachable: list[str] | None = None,
+) -> None:
     from service.rollout import move, waiting_for
     from service.rollout.steps import told
 
-    labels: Labels = move(store, urls, model, step)
+    labels: Labels = move(store, urls, model, step, unreachable)
+    for each in unreachable or ():
+        notes().print(f"not asked: {each}", highlight=False, soft_wrap=True)
     typer.echo(f"written to {store}: " + ", ".join(f"{label} {told(each)}" for label, each in labels[model].items()))
     if timeout_s is None:
         return

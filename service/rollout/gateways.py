@@ -11,7 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 
 from service.client import models_over_http
 from service.engine.labels import Labels, Split
-from service.errors import BackendFailed, InvalidRequest
+from service.errors import BackendFailed, InvalidRequest, ServiceError
 from service.rollout.steps import RolloutError
 
 ANSWER_S: Final = 5.0
@@ -47,8 +47,10 @@ class Gateway:
     labels_error: str | None
 
 
-def look(urls: Sequence[str]) -> list[Gateway]:
+def look(urls: Sequence[str], unreachable: list[str] | None = None) -> list[Gateway]:
     """Every gateway that the addresses lead to, asked at the same time.
+
+    ``unreachable`` takes the errors of those that do not answer, as long as one does; without it the first is raised.
 
     A name with several IP addresses, as a headless Service has, is as many gateways; over https it is one, since
     certificates are for names.
@@ -60,7 +62,13 @@ def look(urls: Sequence[str]) -> list[Gateway]:
     """
     found = {address: host for url in urls for address, host in _resolved(url)}
     with ThreadPoolExecutor(max_workers=16) as threads:
-        return list(threads.map(_gateway, found.keys(), found.values()))
+        asked = [threads.submit(_gateway, address, host) for address, host in found.items()]
+    errors = [error for each in asked if (error := each.exception()) is not None]
+    if errors and (unreachable is None or len(errors) == len(asked) or not isinstance(errors[0], ServiceError)):
+        raise errors[0]
+    if unreachable is not None:
+        unreachable += map(str, errors)
+    return [each.result() for each in asked if each.exception() is None]
 
 
 def wanted_labels(gateway: Gateway) -> Labels:

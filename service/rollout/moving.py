@@ -22,15 +22,19 @@ Watched = Callable[[Sequence[str]], object]
 """Is told, at each look, what has not moved yet."""
 
 
-def move(store: LabelsStore, urls: Sequence[str], model: str, step: Step) -> Labels:
+def move(
+    store: LabelsStore, urls: Sequence[str], model: str, step: Step, unreachable: list[str] | None = None
+) -> Labels:
     """Take a step: the labels as they are written now.
+
+    ``unreachable``: as in ``look``, for a step that cannot wait. No gateway moves a label to what is not ready there.
 
     Raises:
         RolloutError: the step breaks something, the gateways read other labels, or others write at the same time.
         ServiceError: a gateway does not answer.
         OSError: labels cannot be read or written.
     """
-    labels, gateways = store.read(), look(urls)
+    labels, gateways = store.read(), look(urls, unreachable)
     of_model = labels.get(model, {})
     found = _at_each(gateways, model)
     _check_that_they_read(str(store), of_model, gateways, model)

@@ -11,7 +11,9 @@ from service.rollout.moving import missing
 from service.rollout.steps import RolloutError, told
 
 
-def summary(gateways: Sequence[Gateway], written: Labels | None, only: str | None = None) -> dict[str, Any]:
+def summary(
+    gateways: Sequence[Gateway], written: Labels | None, only: str | None = None, unreachable: Sequence[str] = ()
+) -> dict[str, Any]:
     """The versions and labels of each model, what has not moved, and what nothing is answered by, for JSON.
 
     ``written``: what labels are to stand for; without it, what the gateways read.
@@ -27,7 +29,10 @@ def summary(gateways: Sequence[Gateway], written: Labels | None, only: str | Non
     return {
         "gateways": [each.address for each in gateways],
         "models": {name: _model(name, gateways, written) for name in names},
-        "errors": [f"{each.address}: {each.labels_error}" for each in gateways if each.labels_error is not None],
+        "errors": [
+            *unreachable,
+            *(f"{each.address}: {each.labels_error}" for each in gateways if each.labels_error is not None),
+        ],
     }
 
 
@@ -48,6 +53,10 @@ def _model(name: str, gateways: Sequence[Gateway], written: Labels | None) -> di
         used |= {version for each in model.labels.values() for version in (*each.in_force, *each.wanted)}
         used |= {model.default} if model.default is not None else set()
         if written is not None:
+            not_yet += [
+                f"{gateway.address}: {label} is {in_force[label]}, and not written"
+                for label in sorted(wanted.keys() - written.get(name, {}).keys())
+            ]
             wanted = dict(written.get(name, {}))
             used |= {version for split in wanted.values() for version in split}
         not_yet += missing(gateway, wanted, name)

@@ -96,6 +96,25 @@ def test_status_tells_gateways_apart(one: TestGateway, file: Path) -> None:
     assert f"  stable: 3 ({one.url})" in shown.splitlines()
 
 
+def test_a_gateway_that_is_down_is_told_and_keeps_nobody_from_going_back(one: TestGateway, file: Path) -> None:
+    with gateway(file, 3, 4) as gone:
+        pass
+    where = "--labels", file, "--url", one.url, "--url", gone.url
+    code, shown, _ = malgil("status", *where)
+    assert code == 1
+    assert shown.splitlines()[-1].startswith(f"error: no answer from {gone.url}: ")
+    code, _, error = malgil("promote", MODEL, 4, *where)
+    assert (code, error.startswith(f"error: no answer from {gone.url}: ")) == (1, True)
+    assert file.read_text() == SETTLED
+    assert malgil("promote", MODEL, 4, "--labels", file, "--url", one.url)[0] == 0
+    code, shown, error = malgil("rollback", MODEL, "--no-wait", *where)
+    assert code == 0
+    assert error.startswith(f"not asked: no answer from {gone.url}: ")
+    assert labels(file)["stable"] == {3: 1}
+    code, _, error = malgil("rollback", MODEL, "--labels", file, "--url", gone.url)
+    assert (code, error.startswith(f"error: no answer from {gone.url}: ")) == (1, True)
+
+
 def test_a_version_that_is_not_ready_is_refused_in_one_line(one: TestGateway, file: Path) -> None:
     one.set_state(4, VersionState.LOADING)
     ran = malgil("promote", MODEL, 4, "--to", "canary", "--labels", file, "--url", one.url)

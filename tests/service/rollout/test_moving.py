@@ -164,6 +164,12 @@ def test_how_things_stand(one: TestGateway, other: TestGateway, file: Path) -> N
     assert model["unused"] == [1, 4]
     assert [each.startswith(f"{other.url}: previous is not 2: ") for each in model["missing"]] == [True]
     written = {MODEL: {"stable": {4: 1}}}
-    assert summary(look([one.url]), written)["models"][MODEL]["missing"] == [f"{one.url}: stable is 3, not 4"]
+    missing = summary(look([one.url]), written)["models"][MODEL]["missing"]
+    assert sorted(missing) == [
+        f"{one.url}: canary is 3, and not written",
+        f"{one.url}: default is 3, and not written",
+        f"{one.url}: previous is 2, and not written",
+        f"{one.url}: stable is 3, not 4",
+    ]
     with pytest.raises(RolloutError, match=f"there is no model ko, but {MODEL}"):
         summary(look([one.url]), None, "ko")
