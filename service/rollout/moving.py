@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -80,17 +80,12 @@ def remove(store: LabelsStore, urls: Sequence[str], model: str, version: int, fo
         RolloutError: it is in use, or not there.
         ServiceError: a gateway does not answer.
     """
-    uses = [
-        f"{label} stands for it in {store}" for label, split in store.read().get(model, {}).items() if version in split
-    ]
+    uses = _uses(str(store), (label for label, split in store.read().get(model, {}).items() if version in split))
     for gateway in look(urls):
         at = gateway.models.get(model)
         if at is not None:
-            uses += [
-                f"{label} stands for it at {gateway.address}"
-                for label, each in at.labels.items()
-                if version in each.in_force or version in each.wanted
-            ]
+            labels = (name for name, each in at.labels.items() if version in each.in_force or version in each.wanted)
+            uses += _uses(gateway.address, labels)
             if at.default == version:
                 uses.append(f"it answers requests that name no version at {gateway.address}")
     if uses:
@@ -102,6 +97,11 @@ def remove(store: LabelsStore, urls: Sequence[str], model: str, version: int, fo
     leaving = path.with_name(f".removed-{version}")
     path.rename(leaving)
     shutil.rmtree(leaving)
+
+
+def _uses(where: str, labels: Iterable[str]) -> list[str]:
+    named = ", ".join(labels)
+    return [f"{named} in {where}"] if named else []
 
 
 def _at_each(gateways: Sequence[Gateway], model: str) -> dict[str, Model]:

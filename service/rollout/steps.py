@@ -39,7 +39,7 @@ def to_canary(labels: ModelLabels, version: int, share: float = 0) -> dict[str, 
     if version == stable:
         raise RolloutError(f"version {version} is stable already")
     default = {stable: 100 - share, version: share} if share else {stable: 1}
-    return {PREVIOUS: {stable: 1}, **labels, STABLE: {stable: 1}, CANARY: {version: 1}, DEFAULT: default}
+    return _ordered({PREVIOUS: {stable: 1}, **labels, STABLE: {stable: 1}, CANARY: {version: 1}, DEFAULT: default})
 
 
 def to_stable(labels: ModelLabels, version: int | None, answering: int | None) -> dict[str, Split]:
@@ -60,7 +60,7 @@ def to_stable(labels: ModelLabels, version: int | None, answering: int | None) -
     before = stable if stable is not None else answering if answering is not None else version
     if version == stable:
         before = _only(labels, PREVIOUS) or version
-    return {**labels, **_all_to(version), PREVIOUS: {before: 1}}
+    return _ordered({**labels, **_all_to(version), PREVIOUS: {before: 1}})
 
 
 def back(labels: ModelLabels) -> dict[str, Split]:
@@ -73,12 +73,12 @@ def back(labels: ModelLabels) -> dict[str, Split]:
     if stable is None:
         raise RolloutError("no version is stable: there is nothing to go back to")
     if not _is_settled(labels, stable):
-        return {PREVIOUS: {stable: 1}, **labels, **_all_to(stable)}
+        return _ordered({PREVIOUS: {stable: 1}, **labels, **_all_to(stable)})
     if previous is None or previous == stable:
         raise RolloutError(
             f"before version {stable} nothing was stable that is kept: promote the version that you want to stable"
         )
-    return {**labels, **_all_to(previous), PREVIOUS: {previous: 1}}
+    return _ordered({**labels, **_all_to(previous), PREVIOUS: {previous: 1}})
 
 
 def for_canaries(labels: Labels) -> dict[str, ModelLabels]:
@@ -95,6 +95,12 @@ def told(split: Split) -> str:
         return str(next(iter(split)))
     total = sum(split.values())
     return ", ".join(f"{version} ({100 * weight / total:.3g} %)" for version, weight in split.items())
+
+
+def _ordered(labels: ModelLabels) -> dict[str, Split]:
+    """Ours first, as one reads them."""
+    ours = STABLE, CANARY, DEFAULT, PREVIOUS
+    return {label: labels[label] for label in (*(each for each in ours if each in labels), *labels)}
 
 
 def _all_to(version: int) -> dict[str, Split]:

@@ -111,10 +111,8 @@ def _written(labels: Labels, before: str) -> str:
         if not line.startswith("#"):
             break
         comment += line
-    raw = {
-        model: {label: _raw(split) for label, split in of_model.items()} for model, of_model in sorted(labels.items())
-    }
-    text = comment + yaml.safe_dump(raw, default_flow_style=None, allow_unicode=True, width=120)
+    raw = {model: {label: _raw(split) for label, split in of_model.items()} for model, of_model in labels.items()}
+    text = comment + yaml.safe_dump(raw, default_flow_style=None, allow_unicode=True, sort_keys=False, width=120)
     assert parse_labels(text) == _normal(labels), "what is written is read the same"
     return text
 

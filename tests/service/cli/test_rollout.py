@@ -59,7 +59,7 @@ def test_a_rollout_from_the_first_look_to_going_back(one: TestGateway, file: Pat
     assert (code, shown.splitlines()) == (
         0,
         [
-            f"written to {file}: previous 3, stable 3, canary 4, default 3 (87.5 %), 4 (12.5 %)",
+            f"written to {file}: stable 3, canary 4, default 3 (87.5 %), 4 (12.5 %), previous 3",
             "in force at 1 gateway",
         ],
     )
@@ -170,7 +170,7 @@ def test_a_version_is_removed_once_nothing_needs_it(one: TestGateway, file: Path
     where = "--models", tmp_path / "models", "--labels", file, "--url", one.url
     code, _, error = malgil("remove", MODEL, 3, *where)
     assert code == 1
-    assert error.startswith(f"error: version 3 of {MODEL} is in use: stable stands for it")
+    assert error.startswith(f"error: version 3 of {MODEL} is in use: stable, canary, default, previous in ")
     assert malgil("remove", MODEL, 4, *where) == (0, f"removed version 4 of {MODEL}\n", "")
     assert not (tmp_path / "models" / MODEL / "4").exists()
 

@@ -132,7 +132,7 @@ def test_only_what_nothing_is_answered_by_is_removed(one: TestGateway, file: Pat
     for version in (1, 2, 3, 4):
         (models / MODEL / str(version)).mkdir(parents=True)
     for version, why in (
-        (2, "previous stands for it in .*labels.yaml"),
+        (2, r"previous in .*labels\.yaml"),
         (3, "it answers requests that name no version"),
     ):
         with pytest.raises(RolloutError, match=f"version {version} of {MODEL} is in use: .*{why}"):
@@ -148,7 +148,7 @@ def test_what_a_gateway_still_answers_by_is_not_removed(one: TestGateway, tmp_pa
     """The file names it no more, but that has not arrived."""
     ahead = tmp_path / "ahead.yaml"
     ahead.write_text(f"{MODEL}: {{stable: 4}}\n")
-    with pytest.raises(RolloutError, match=f"previous stands for it at {one.url}"):
+    with pytest.raises(RolloutError, match=f"version 2 of {MODEL} is in use: previous in {one.url}"):
         remove(YamlFile(ahead), [one.url], MODEL, 2, tmp_path)
 
 

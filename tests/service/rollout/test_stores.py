@@ -65,7 +65,9 @@ def test_a_file_keeps_its_first_comment_and_its_mode(file: Path) -> None:
     assert store.read() == {"en-fr": {"stable": {3: 5}}}
     store.write(LABELS)
 
-    assert file.read_text().startswith("# Of the translators.\n# Ask them.\n'2024': {'yes': 7}\nen-fr:\n")
+    assert file.read_text().startswith(
+        "# Of the translators.\n# Ask them.\nen-fr:\n  stable: 3\n  default: {3: 90, 4: 10}\n"
+    )
     assert "gone" not in file.read_text()
     assert parse_labels(file.read_text()) == LABELS
     assert file.stat().st_mode & 0o777 == 0o640
