@@ -92,22 +92,13 @@ def case_table(case: Sequence[Measured], tokens: int, clock: str) -> Table:
     """One row for every contender."""
     first = case[0]
     search = "greedy" if first.beam_size == 1 else f"{first.beam_size} beams"
-    title = f"{first.model}, {search}, batch {first.batch}, {tokens} tokens"
-    table = Table(
-        Column("contender", no_wrap=True),
-        "rounds",
-        f"median ms ({clock})",
-        "min",
-        "max",
-        "tokens/s",
-        "same rows",
-        "same tokens",
-        title=title,
-    )
+    title = f"{first.model}, {search}, batch {first.batch}, {tokens} tokens: ms of a call ({clock})"
+    headings = ("runs", "median", "min", "max", "tokens / s", "% same rows", "% same tokens")
+    table = Table(Column("contender", no_wrap=True), *(Column(one, justify="right") for one in headings), title=title)
     for one in case:
         seconds = one.wall if clock == "wall" else one.cpu
         figures = [f"{1e3 * value:.1f}" for value in (one.median(clock), min(seconds), max(seconds))]
-        shares = [f"{100 * share:.1f} %" for share in (one.same_rows, one.same_tokens)]
+        shares = [f"{100 * share:.1f}" for share in (one.same_rows, one.same_tokens)]
         speed = f"{one.batch * tokens / one.median(clock):.0f}"
         table.add_row(one.contender, f"{len(seconds)}", *figures, speed, *shares)
     return table

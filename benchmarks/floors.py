@@ -55,10 +55,10 @@ def ratio_tables(model: str, found: Ratios) -> Iterator[Table]:
         search = "greedy" if beam_size == 1 else f"{beam_size} beams"
         here = [case for case in cases if case[0] == beam_size]
         title = f"{model}, {search}: times faster (floor)"
-        table = Table(Column("ratio of medians", no_wrap=True), *(f"batch {batch}" for _, batch in here), title=title)
+        table = Table(Column("by medians", no_wrap=True), *(f"batch {batch}" for _, batch in here), title=title)
         for (fast, slow), values in found.items():
             floors = FLOORS.get((fast, slow), {}) if model == "transformer" else {}
-            table.add_row(f"{fast} / {slow}", *_cells(here, values, floors))
+            table.add_row(f"{fast} than {slow}", *_cells(here, values, floors))
         yield table
 
 

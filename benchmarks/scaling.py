@@ -67,7 +67,7 @@ def measure(
     vocabulary: int,
     shapes: Mapping[tuple[str, int], Call],
 ) -> list[Point]:
-    """All calls to models of one vocabulary, by axis and value."""
+    """All calls to models of one vocabulary, by axis and value, each told as soon as it is done."""
     overrides = dict(arguments.set)
     if vocabulary != load_config("transformer", overrides).model.vocabulary_size:  # or else `decode` has made it
         overrides["model.vocabulary_size"] = vocabulary
@@ -79,6 +79,7 @@ def measure(
             for name, found in answers.items():
                 wall, cpu = [answer.wall for answer in found], [answer.cpu for answer in found]
                 points.append(Point(axis, value, name, wall, cpu))
+                print(f"{axis} {value:,}: {name} {1e3 * points[-1].median(arguments.clock):.1f} ms", flush=True)
     return points
 
 
