@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import socket
@@ -15,8 +16,9 @@ from service.backend import Backend, ModelVersion
 from service.backends.embedded import EmbeddedBackend
 from service.backends.scripted import ScriptedBackend
 from service.backends.tf_serving import TfServingBackend
+from service.batching.profiles import most_rows
 from service.engine import Engine
-from service.settings import MAX_BATCH_ROWS, Settings
+from service.settings import Settings
 from service.telemetry import LOGGER_NAME, Telemetry, configure_logging, log_event
 from service.transport.http_server import LAST_WRITES_S, HttpServer
 from service.transport.rest import create_app
@@ -67,12 +69,12 @@ def make_backend(settings: Settings) -> Backend:
     if settings.backend == "scripted":
         return ScriptedBackend(slots=settings.concurrent_runs)
     if settings.backend == "tf-serving":
-        return TfServingBackend(settings)
+        return TfServingBackend(settings, functools.partial(most_rows, settings))
     return EmbeddedBackend(
         settings.models_folder,
         slots=settings.concurrent_runs,
         intra_op_threads=settings.intra_op_threads,
-        max_batch_rows=settings.max_batch_rows or MAX_BATCH_ROWS,
+        most_rows=functools.partial(most_rows, settings),
         versions_served=settings.versions_served,
         version_poll_s=settings.version_poll_s,
         graph_tokenizes=settings.tokenize == "graph",

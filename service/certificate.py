@@ -20,18 +20,19 @@ from service.tokenization import SentencePieceTokenizer, Tokenizer
 
 Predict = Callable[[str, Arrays], Awaitable[Arrays]]
 """Runs the signature of that name."""
+MostRows = Callable[[Manifest, int], int]
+"""Rows of the largest batch that will come to the model of a manifest, with that beam size."""
 WARM_UP_TOKENS: Final = 8
 """New tokens of a warm-up call: enough to run every part of the graph, few enough not to delay the start."""
 
 
-async def examine(
-    predict: Predict, batch_sizes: Sequence[int], uncalled: Collection[str] = ()
-) -> tuple[Manifest, bytes]:
+async def examine(predict: Predict, most_rows: MostRows, uncalled: Collection[str] = ()) -> tuple[Manifest, bytes]:
     """Manifest and tokenizer of the artifact behind ``predict``, once it has kept its word and is warm.
 
     Args:
         predict: runs it.
-        batch_sizes: rows of the warm-up calls.
+        most_rows: of the batches to warm up for, by calls of one row and of so many. Others would gain nothing
+            (docs/decisions/0022).
         uncalled: signatures that nobody will call: their first calls, which take seconds, are spared.
 
     Raises:
@@ -45,7 +46,7 @@ async def examine(
         raise BackendFailed(f"it fails its certificate: {differences[0]}{more}")
     assert manifest.certificate is not None  # else it had differed
     for batch in batches(manifest.certificate.cases):
-        for rows in batch_sizes:
+        for rows in sorted({1, most_rows(manifest, _beam_size(batch[0]))}):
             await predict("generate_ids", _warm_up_inputs(batch[0], rows))
     for name, inputs in _other_first_calls(manifest.certificate.cases[0]).items():
         if name in manifest.signatures and name not in uncalled:

@@ -28,6 +28,7 @@ from service.backends.model_folders import Fingerprint, Folders, ModelFolders
 from service.backends.saved_model import SavedModel, one_line, tensorflow
 from service.backends.signatures import check_inputs, check_outputs
 from service.backends.version_plan import plan_versions
+from service.certificate import MostRows
 from service.errors import BackendFailed, BackendUnavailable, ModelNotFound, ServiceError
 from service.telemetry import log_event
 
@@ -76,7 +77,7 @@ class EmbeddedBackend:
         *,
         slots: int,
         intra_op_threads: int,
-        max_batch_rows: int,
+        most_rows: MostRows,
         versions_served: int = 1,
         version_poll_s: float = 1.0,
         graph_tokenizes: bool = True,
@@ -87,7 +88,7 @@ class EmbeddedBackend:
             root: folder of models.
             slots: calls that run at the same time; also TensorFlow's inter-op threads.
             intra_op_threads: threads within one operation of a call.
-            max_batch_rows: the largest batch that will come, for the warm-up.
+            most_rows: of the batches to warm up for.
             versions_served: newest good versions of each model that answer.
             version_poll_s: time between two looks into the folder.
             graph_tokenizes: texts will come too, and not their tokens alone.
@@ -100,7 +101,7 @@ class EmbeddedBackend:
             Loader,
             intra_op_threads=intra_op_threads,
             inter_op_threads=slots,
-            max_batch_rows=max_batch_rows,
+            most_rows=most_rows,
             graph_tokenizes=graph_tokenizes,
         )
         self._executor = ThreadPoolExecutor(slots, thread_name_prefix="malgil-model")

@@ -30,6 +30,7 @@ from service.backends.cpu import check_machine
 from service.backends.model_folders import Fingerprint, fingerprint
 from service.backends.saved_model import SavedModel
 from service.backends.signatures import check_inputs, check_outputs
+from service.certificate import MostRows
 from service.errors import BackendFailed, BackendUnavailable
 
 REQUIRED_SIGNATURES: Final = ("generate_ids", "describe")
@@ -56,7 +57,7 @@ class Loader:
         threads: int,
         intra_op_threads: int,
         inter_op_threads: int,
-        max_batch_rows: int,
+        most_rows: MostRows,
         graph_tokenizes: bool = True,
     ) -> None:
         """
@@ -64,12 +65,12 @@ class Loader:
             threads: versions at the same time, and runs of theirs.
             intra_op_threads: as of ``SavedModel``.
             inter_op_threads: as of ``SavedModel``.
-            max_batch_rows: the largest batch that will come, for the warm-up.
+            most_rows: of the batches to warm up for.
             graph_tokenizes: texts will come too, and not their tokens alone.
         """
         self.threads = threads
         self._open = functools.partial(SavedModel, intra_op_threads=intra_op_threads, inter_op_threads=inter_op_threads)
-        self._batch_sizes = sorted({1, max_batch_rows})
+        self._most_rows = most_rows
         self._uncalled: Collection[str] = () if graph_tokenizes else OF_TEXTS
         self._loads = ThreadPoolExecutor(threads, thread_name_prefix="malgil-load")
         self._runs = ThreadPoolExecutor(threads, thread_name_prefix="malgil-load-run")
@@ -101,7 +102,7 @@ class Loader:
             _check_signatures(model.signatures)
             # A loop of its own: tokenizers are made and answers compared here, and not where requests wait for it.
             run = functools.partial(self._run, model)
-            examination = certificate.examine(run, self._batch_sizes, self._uncalled)
+            examination = certificate.examine(run, self._most_rows, self._uncalled)
             manifest, tokenizer = asyncio.run(examination)
             if fingerprint(folder) != expected:
                 raise BackendFailed("its files changed while it was loaded")

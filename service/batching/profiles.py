@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 
 from model_export.contract import Manifest, Profile, ProfiledCall, cpu_name
 from service.backend import ModelVersion, VersionState
-from service.batching.costs import BatchShape, Bounds, Expectation, Expectations, RowCost
+from service.batching.costs import BatchShape, Bounds, Costs, Expectation, Expectations, RowCost
 from service.batching.regression import TRUSTED_AFTER, Fit, Regression, fit
 from service.settings import Settings
 from service.telemetry import log_event
@@ -74,6 +74,15 @@ class Profiles:
             max_batch_tokens={beam_size: each.bounds.tokens for beam_size, each in measured.items()},
         )
         return found
+
+
+def most_rows(settings: Settings, manifest: Manifest, beam_size: int) -> int:
+    """Rows of the largest batch that a server will make for the model of ``manifest``."""
+    costs = Costs(settings.max_batch_rows, settings.max_batch_tokens)
+    version = manifest.model_name, 1
+    if manifest.profile is not None:
+        costs.expect({version: expectations(manifest.profile, manifest.limits.max_beam_size, ELSEWHERE)})
+    return costs.bounds((*version, "generate_ids", beam_size)).rows
 
 
 def expectations(profile: Profile, max_beam_size: int, weight: float) -> dict[int, Expectation]:

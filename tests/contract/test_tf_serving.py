@@ -22,6 +22,7 @@ from service.certificate import examine
 from tests.support.model_server_client import add_version, eventually
 from tests.support.model_server_process import ModelServerFailed, model_server
 from tests.support.model_server_toys import endless
+from tests.support.rows import at_most
 
 WINDOW_S = 3.0
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
@@ -577,7 +578,7 @@ def test_an_artifact_keeps_its_certificate(server, artifact):
         response = server.predict(artifact, signature, timeout=60.0, **inputs)
         return {name: tf.make_ndarray(proto) for name, proto in response.outputs.items()}
 
-    asyncio.run(examine(predict, batch_sizes=[1]))  # raises what differs
+    asyncio.run(examine(predict, at_most(1)))  # raises what differs
 
 
 def test_without_the_ops_of_tf_text_an_artifact_does_not_load(start, artifact_root):

@@ -12,6 +12,7 @@ from service import certificate
 from service.backends.scripted import ScriptedBackend, scripted_manifest, tiny_tokenizer
 from service.errors import BackendFailed
 from service.tokenization import SentencePieceTokenizer
+from tests.support.rows import at_most
 
 TEXTS = ["the word", "말길 no one knows", "é", "it is what it is"]
 TOLERANCE = 1e-3
@@ -213,7 +214,7 @@ def test_a_version_whose_graph_tokenizes_unlike_the_gateway_is_refused_with_the_
                 outputs["ids"][1, 0] += 1
             return outputs
 
-        return await certificate.examine(predict, [1])
+        return await certificate.examine(predict, at_most(1))
 
     spoil = False
     assert asyncio.run(scenario()) == (manifest, tiny_tokenizer())
@@ -239,7 +240,7 @@ def test_every_signature_that_will_be_called_has_had_its_first_call(manifest, un
                 outputs["manifest"][0] = manifest.to_json().encode()
             return outputs
 
-        await certificate.examine(predict, [1, 3], uncalled)
+        await certificate.examine(predict, at_most(3), uncalled)
 
     asyncio.run(scenario())
     assert asked == manifest.signatures.keys() - set(uncalled)
@@ -255,3 +256,24 @@ def test_cases_run_in_one_batch_for_each_beam_size(manifest):
     }
     assert inputs["beam_size"].tolist() == [4, 4]
     assert inputs["prefix_lengths"].tolist() == [0, 1]
+
+
+def test_each_beam_size_is_warmed_up_for_its_own_batches(manifest):
+    warm_ups = []
+
+    async def scenario():
+        backend = ScriptedBackend()
+        await backend.start()
+
+        async def predict(signature, inputs):
+            if signature == "generate_ids" and set(inputs["max_new_tokens"].tolist()) == {certificate.WARM_UP_TOKENS}:
+                warm_ups.append((inputs["beam_size"][0], len(inputs["beam_size"])))
+            outputs = await _predict_with(backend, signature, inputs)
+            if signature == "describe":
+                outputs["manifest"][0] = manifest.to_json().encode()
+            return outputs
+
+        await certificate.examine(predict, lambda found, beam_size: {1: 3, 4: 2}[beam_size] + (found != manifest))
+
+    asyncio.run(scenario())
+    assert warm_ups == [(1, 1), (1, 3), (4, 1), (4, 2)]

@@ -18,8 +18,9 @@ from service.backends.tf_serving.addresses import Address, Endpoint, parse_addre
 from service.backends.tf_serving.agreement import Agreement, Key, agree
 from service.backends.tf_serving.channels import connector
 from service.backends.tf_serving.replica import Replica, decode, encode
+from service.certificate import MostRows
 from service.errors import BackendUnavailable, DeadlineExceeded, ModelNotFound, Overloaded, ServiceError
-from service.settings import MAX_BATCH_ROWS, Settings
+from service.settings import Settings
 from service.telemetry import log_event
 
 PATIENCE_S: Final = 10.0
@@ -36,8 +37,8 @@ GRACE_S: Final = 120.0
 class TfServingBackend:
     """Runs models in one TF Serving or several that hold the same."""
 
-    def __init__(self, settings: Settings) -> None:
-        """Nothing is connected before ``start``.
+    def __init__(self, settings: Settings, most_rows: MostRows) -> None:
+        """Nothing is connected before ``start``. ``most_rows``: of the batches to warm up for.
 
         Raises:
             BackendUnavailable: no model is named, an address makes no sense, or a file of TLS cannot be read.
@@ -51,7 +52,7 @@ class TfServingBackend:
         self._replica = functools.partial(
             Replica,
             models=self._models,
-            batch_sizes=sorted({1, settings.max_batch_rows or MAX_BATCH_ROWS}),
+            most_rows=most_rows,
             poll_s=settings.version_poll_s,
             changed=self._changed,
         )

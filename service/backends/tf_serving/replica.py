@@ -27,6 +27,7 @@ from service.backends.signatures import check_inputs, check_outputs
 from service.backends.tf_serving import wire
 from service.backends.tf_serving.agreement import Artifact, Key, Word
 from service.backends.tf_serving.statuses import service_error, without_addresses
+from service.certificate import MostRows
 from service.errors import BackendFailed, BackendUnavailable, DeadlineExceeded, ModelNotFound, Overloaded, ServiceError
 from service.telemetry import log_event
 
@@ -46,7 +47,7 @@ class Replica:
         channel: grpc.aio.Channel,
         models: Sequence[str],
         *,
-        batch_sizes: Sequence[int],
+        most_rows: MostRows,
         poll_s: float,
         changed: Callable[[], None],
     ) -> None:
@@ -54,7 +55,7 @@ class Replica:
         Args:
             channel: to this replica alone; closed with it.
             models: names to ask for.
-            batch_sizes: rows of the warm-up calls.
+            most_rows: of the batches to warm up for.
             poll_s: time between two looks.
             changed: is called whenever ``words`` or ``is_up`` may have changed.
         """
@@ -66,7 +67,7 @@ class Replica:
         self._predict = channel.unary_unary(wire.PREDICT)
         self._get_status = channel.unary_unary(wire.GET_MODEL_STATUS)
         self._models = models
-        self._batch_sizes = batch_sizes
+        self._most_rows = most_rows
         self._poll_s = poll_s
         self._changed = changed
         self._calls: set[Any] = set()  # those that ``running`` counts
@@ -251,7 +252,7 @@ class Replica:
                 described = Artifact(*await certificate.describe(predict))
                 if described.is_same_model(known):
                     return Word(VersionState.READY, None, described)
-            return Word(VersionState.READY, None, Artifact(*await certificate.examine(predict, self._batch_sizes)))
+            return Word(VersionState.READY, None, Artifact(*await certificate.examine(predict, self._most_rows)))
         except ModelNotFound:
             return None
         except (BackendUnavailable, Overloaded, DeadlineExceeded) as error:

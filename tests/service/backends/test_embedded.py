@@ -18,6 +18,7 @@ from service import certificate
 from service.backend import ModelVersion, VersionState, pad_ids
 from service.backends.embedded import EmbeddedBackend, _Model, _Serving
 from service.errors import BackendFailed, BackendUnavailable, DeadlineExceeded, ModelNotFound
+from tests.support.rows import at_most
 
 REASONS = {
     8: "no kernel for float32: its processor .* lacks imaginary_vnni; what `malgil-export export",
@@ -73,7 +74,7 @@ def _save_another_model(folder: Path):
 
 @pytest.fixture(scope="module")
 def backend(root):
-    backend = EmbeddedBackend(root, slots=2, intra_op_threads=1, max_batch_rows=4)
+    backend = EmbeddedBackend(root, slots=2, intra_op_threads=1, most_rows=at_most(4))
     asyncio.run(backend.start())
     yield backend
     asyncio.run(backend.close())
@@ -197,7 +198,7 @@ def test_how_a_cancelled_run_ends_is_not_logged(backend, monkeypatch, caplog, ca
 def test_a_folder_without_models_is_told_at_the_start(tmp_path, folder):
     (tmp_path / "empty").mkdir()
     (tmp_path / "file").touch()
-    backend = EmbeddedBackend(tmp_path / folder, slots=1, intra_op_threads=1, max_batch_rows=1)
+    backend = EmbeddedBackend(tmp_path / folder, slots=1, intra_op_threads=1, most_rows=at_most(1))
     with pytest.raises(BackendUnavailable, match=str(tmp_path / folder)):
         asyncio.run(backend.start())
     asyncio.run(backend.close())
@@ -206,7 +207,7 @@ def test_a_folder_without_models_is_told_at_the_start(tmp_path, folder):
 def test_refusals_are_logged_with_their_reason(root, tmp_path, caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("malgil"), "propagate", True)
     shutil.copytree(root / "tiny" / "6", tmp_path / "broken" / "1")
-    backend = EmbeddedBackend(tmp_path, slots=1, intra_op_threads=1, max_batch_rows=1)
+    backend = EmbeddedBackend(tmp_path, slots=1, intra_op_threads=1, most_rows=at_most(1))
     asyncio.run(backend.start())
     asyncio.run(backend.close())
     (record,) = caplog.records
@@ -224,7 +225,7 @@ TEXTS = {"texts": np.array([b"x"], object)}
 
 
 def test_outputs_are_checked_before_they_go_anywhere(tmp_path):
-    backend = EmbeddedBackend(tmp_path, slots=1, intra_op_threads=1, max_batch_rows=1)
+    backend = EmbeddedBackend(tmp_path, slots=1, intra_op_threads=1, most_rows=at_most(1))
     ids, lengths = pad_ids([[1], [2]])
     outputs = {"ids": ids, "lengths": lengths, "pieces": np.array([[b"x"]] * 2, object)}
     _put(backend, SimpleNamespace(run=lambda *_: outputs, close=lambda: None))
@@ -250,7 +251,7 @@ class _EndlessModel:
 
 def test_closing_does_not_wait_for_runs_to_finish(tmp_path):
     async def scenario():
-        backend = EmbeddedBackend(tmp_path, slots=1, intra_op_threads=1, max_batch_rows=1)
+        backend = EmbeddedBackend(tmp_path, slots=1, intra_op_threads=1, most_rows=at_most(1))
         model = _EndlessModel()
         _put(backend, model)
         running = asyncio.create_task(backend.predict("put", 1, "tokenize", TEXTS, 60.0))
@@ -263,7 +264,7 @@ def test_closing_does_not_wait_for_runs_to_finish(tmp_path):
 
 
 def test_a_closed_backend_refuses_calls(root):
-    backend = EmbeddedBackend(root, slots=1, intra_op_threads=1, max_batch_rows=1)
+    backend = EmbeddedBackend(root, slots=1, intra_op_threads=1, most_rows=at_most(1))
     asyncio.run(backend.close())
     with pytest.raises(ModelNotFound):
         asyncio.run(backend.predict("tiny", 1, "describe", {"unused": np.array([b""], object)}))

@@ -17,6 +17,7 @@ from service.engine import Engine
 from service.generation import GenerationOptions, GenerationRequest
 from service.settings import Settings
 from service.telemetry import Telemetry
+from tests.support.rows import at_most
 
 CLIENTS = 12
 READY, LOADING, REFUSED = VersionState.READY, VersionState.LOADING, VersionState.REFUSED
@@ -39,7 +40,7 @@ def artifacts(artifact_root, tmp_path_factory):
 
 
 def _backend(root: Path) -> EmbeddedBackend:
-    return EmbeddedBackend(root, slots=2, intra_op_threads=1, max_batch_rows=4, version_poll_s=0.05)
+    return EmbeddedBackend(root, slots=2, intra_op_threads=1, most_rows=at_most(4), version_poll_s=0.05)
 
 
 def _add(artifact: Path, version: Path) -> None:

@@ -17,6 +17,7 @@ from service.backends.embedded import EmbeddedBackend
 from service.backends.loading import LoadedVersion
 from service.backends.scripted import scripted_manifest
 from service.errors import BackendFailed, BackendUnavailable, ModelNotFound
+from tests.support.rows import at_most
 
 READY, LOADING, REFUSED = VersionState.READY, VersionState.LOADING, VersionState.REFUSED
 TEXTS = {"texts": np.array([b"x"], object)}
@@ -82,7 +83,7 @@ class Stage:
 
     def __init__(self, root: Path, loaders: FakeLoaders, **settings: Any) -> None:
         self.root, self.loaders = root, loaders
-        settings = {"slots": 2, "intra_op_threads": 1, "max_batch_rows": 1, "version_poll_s": 0.01} | settings
+        settings = {"slots": 2, "intra_op_threads": 1, "most_rows": at_most(1), "version_poll_s": 0.01} | settings
         self.backend = EmbeddedBackend(root, **settings)
 
     def write(self, version: str, content: str) -> None:

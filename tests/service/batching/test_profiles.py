@@ -10,7 +10,7 @@ from model_export.contract import Manifest, Profile, ProfiledCall, cpu_name
 from service.backend import ModelVersion, VersionState
 from service.backends.scripted import scripted_manifest
 from service.batching.costs import BatchShape, Costs, RowCost
-from service.batching.profiles import GAIN, Machine, Profiles, expectations, machine_of
+from service.batching.profiles import GAIN, Machine, Profiles, expectations, machine_of, most_rows
 from service.batching.regression import TRUSTED_AFTER
 from service.settings import MAX_BATCH_ROWS, MAX_BATCH_TOKENS, Settings
 from tests.support.rows import make_row, make_scoring_row
@@ -188,3 +188,22 @@ def test_only_the_embedded_backend_knows_where_models_run() -> None:
     assert machine_of(Settings(backend="embedded", intra_op_threads=3)) == (cpu_name(), 3)
     assert machine_of(Settings(backend="tf-serving")) is None
     assert costs_of(version_of(profile_of(cpu="the replica's")), machine=None).trusted(make_row().group)
+
+
+@pytest.mark.parametrize("settings", [{}, {"max_batch_rows": 5}, {"max_batch_tokens": 100}])
+@pytest.mark.parametrize("profile", [None, profile_of((1,)), profile_of((1, 4))])
+def test_the_largest_batch_to_come_is_told_before_there_is_one(
+    profile: Profile | None, settings: dict[str, int]
+) -> None:
+    version = version_of(profile)
+    assert version.manifest is not None
+    for beam_size in (1, 4):
+        bounds = costs_of(version, **settings).bounds(make_row(beam_size=beam_size).group)
+        assert most_rows(Settings(**settings), version.manifest, beam_size) == bounds.rows
+
+
+def test_a_profile_may_allow_larger_batches_than_those_without_one() -> None:
+    (with_profile, without) = (version_of(profile).manifest for profile in (profile_of(), None))
+    assert with_profile is not None
+    assert without is not None
+    assert most_rows(Settings(), with_profile, 1) == max(ROWS) > most_rows(Settings(), without, 1) == MAX_BATCH_ROWS

@@ -22,6 +22,7 @@ from service.backends.tf_serving.proto import tf_serving_pb2 as messages
 from service.errors import BackendFailed
 from service.settings import Settings
 from service.tokenization import SentencePieceTokenizer
+from tests.support.rows import at_most
 
 State = messages.ModelVersionStatus
 Fault = Callable[["Call"], "tuple[grpc.StatusCode, str] | None"]
@@ -197,7 +198,7 @@ async def running(*servers: FakeTfServing, **settings: object) -> AsyncIterator[
     """A started backend on started servers; all are gone afterwards."""
     for server in servers:
         await server.start()
-    backend = TfServingBackend(settings_for(*servers, **settings))
+    backend = TfServingBackend(settings_for(*servers, **settings), at_most(4))
     try:
         await backend.start()
         yield backend

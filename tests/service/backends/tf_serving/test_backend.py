@@ -25,7 +25,7 @@ from tests.service.backends.tf_serving.fake_server import (
     uncertified,
     until,
 )
-from tests.support.rows import make_row
+from tests.support.rows import at_most, make_row
 
 LOADING, READY, REFUSED = VersionState.LOADING, VersionState.READY, VersionState.REFUSED
 Code = grpc.StatusCode
@@ -393,7 +393,7 @@ async def test_a_server_that_is_not_there_yet_is_waited_for_but_not_for_ever(mon
     server = FakeTfServing()
     await server.start()
     await server.stop()
-    tested = TfServingBackend(settings_for(server))
+    tested = TfServingBackend(settings_for(server), at_most(4))
     await tested.start()
     assert tested.versions() == ()
     assert tested.slots == 2
@@ -421,7 +421,7 @@ async def test_addresses_of_a_name_come_and_go(monkeypatch, caplog):
 
     monkeypatch.setattr(backend, "resolve", resolve)
     monkeypatch.setattr(backend, "RESOLVE_S", 0.05)
-    tested = TfServingBackend(settings_for(tf_serving_addresses="models:8500"))
+    tested = TfServingBackend(settings_for(tf_serving_addresses="models:8500"), at_most(4))
     await tested.start()
     assert tested.slots == 2
     found[0] = servers
@@ -460,7 +460,7 @@ async def test_a_name_that_takes_long_to_resolve_holds_nothing_up(monkeypatch):
 
     monkeypatch.setattr(backend, "resolve", resolve)
     await server.start()
-    tested = TfServingBackend(settings_for(tf_serving_addresses=f"slow:8500,{server.address}"))
+    tested = TfServingBackend(settings_for(tf_serving_addresses=f"slow:8500,{server.address}"), at_most(4))
     await tested.start()
     await until(lambda: states(tested) == {1: READY})
     await generate(tested)
@@ -483,4 +483,4 @@ async def test_calls_that_run_end_when_it_is_closed():
 
 def test_no_models_are_a_clear_error():
     with pytest.raises(BackendUnavailable, match="name them in --tf-serving-models"):
-        TfServingBackend(settings_for(tf_serving_models=" , ", tf_serving_addresses="models:8500"))
+        TfServingBackend(settings_for(tf_serving_models=" , ", tf_serving_addresses="models:8500"), at_most(4))

@@ -11,6 +11,7 @@ from service.backend import VersionState
 from service.backends.tf_serving import TfServingBackend, backend
 from service.errors import BackendUnavailable
 from tests.service.backends.tf_serving.fake_server import FakeTfServing, certified_manifest, settings_for, states, until
+from tests.support.rows import at_most
 
 certified_manifest()  # it runs a loop of its own
 
@@ -45,7 +46,7 @@ def _is_ready(files, *, mutual=False, of="models", **settings):
     async def scenario():
         server = FakeTfServing()
         await server.start(_credentials(files, mutual=mutual, of=of))
-        tested = TfServingBackend(settings_for(server, **settings))
+        tested = TfServingBackend(settings_for(server, **settings), at_most(4))
         await tested.start()
         found = states(tested)
         await tested.close()
@@ -93,7 +94,9 @@ def test_the_name_of_an_address_is_the_name_that_is_expected(monkeypatch, files)
         server = FakeTfServing()
         await server.start(_credentials(files, mutual=False))
         named = SimpleNamespace(address=f"models:{server.port}")
-        tested = TfServingBackend(settings_for(named, tf_serving_tls=True, tf_serving_ca_file=files / "ca.pem"))
+        tested = TfServingBackend(
+            settings_for(named, tf_serving_tls=True, tf_serving_ca_file=files / "ca.pem"), at_most(4)
+        )
         await tested.start()
         await until(lambda: states(tested) == {1: VersionState.READY})
         await tested.close()
@@ -124,4 +127,4 @@ def test_files_that_make_no_sense_are_named_at_the_start(files, named, message):
         **{setting: files / name for setting, name in named.items()},
     )
     with pytest.raises(BackendUnavailable, match=message):
-        TfServingBackend(settings)
+        TfServingBackend(settings, at_most(4))
