@@ -14,7 +14,7 @@ import tensorflow as tf
 from model_export.contract import FinishReason
 from model_export.decoding.branches import rarely
 from model_export.decoding.candidates import best_tokens, log_normalizer
-from model_export.decoding.hypotheses import Hypotheses, no_hypotheses, with_capacity, without
+from model_export.decoding.hypotheses import Hypotheses, growing, no_hypotheses, with_capacity, without
 from model_export.decoding.loop import decode
 from model_export.decoding.options import DecodingOptions, RareOptions, RowContext, TokenIds, asks_for_penalties
 from model_export.decoding.penalties import Processed, end_is_allowed, penalized, unpenalized
@@ -63,7 +63,8 @@ class _BeamSearch:
         self._is_penalized = is_penalized
 
     def begin(self, batch: tf.Tensor) -> _BeamState:
-        nothing = no_hypotheses(batch, self.beam_size, 0 * batch, self._tokens.pad)  # a size no graph knows: it grows
+        nothing = no_hypotheses(batch, self.beam_size, 0, self._tokens.pad)
+        nothing = nothing._replace(ids=growing(nothing.ids), token_log_probs=growing(nothing.token_log_probs))
         # All beams would be the same before the first token: one is there, the others are not.
         is_first = tf.range(self.beam_size) == 0
         scores = tf.where(is_first, tf.zeros([batch, 1]), float("-inf"))  # [batch, beam]

@@ -9,7 +9,7 @@ import tensorflow as tf
 from model_export.contract import FinishReason
 from model_export.decoding.branches import rarely
 from model_export.decoding.candidates import best_token, forbidding, log_normalizer
-from model_export.decoding.hypotheses import Hypotheses
+from model_export.decoding.hypotheses import Hypotheses, growing
 from model_export.decoding.loop import decode
 from model_export.decoding.options import DecodingOptions, RareOptions, RowContext, TokenIds, asks_for_penalties
 from model_export.decoding.penalties import end_is_allowed, penalized
@@ -51,10 +51,9 @@ class _GreedySearch:
         self._is_special = is_special
 
     def begin(self, batch: tf.Tensor) -> _GreedyState:
-        none = tf.stack([batch, 0 * batch])  # a size no graph knows: it grows
         return _GreedyState(
-            ids=tf.zeros(none, tf.int32),
-            token_log_probs=tf.zeros(none),
+            ids=growing(tf.zeros([batch, 0], tf.int32)),
+            token_log_probs=growing(tf.zeros([batch, 0])),
             lengths=tf.zeros([batch], tf.int32),
             is_live=tf.ones([batch], tf.bool),
             excess=tf.zeros([batch]),

@@ -35,6 +35,11 @@ def no_hypotheses(batch: tf.Tensor, count: int | tf.Tensor, capacity: int | tf.T
     )
 
 
+def growing(sequences: tf.Tensor) -> tf.Tensor:
+    """``sequences`` [..., 0], of whose last size a graph is told nothing, because tokens will be appended in a loop."""
+    return tf.compat.v1.placeholder_with_default(sequences, [*sequences.shape[:-1], None])
+
+
 def with_capacity(hypotheses: Hypotheses, capacity: tf.Tensor, pad: int) -> Hypotheses:
     """Room for ``capacity`` tokens, at least as many as there is room for."""
     padding = [[0, 0], [0, 0], [0, capacity - tf.shape(hypotheses.ids)[2]]]
