@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from model_export.config import DataConfig, UserError
 from model_export.contract import Calibration, sha256
-from model_export.models.kernels import InputRange
+from model_export.models.precision import InputRange
 from model_export.text.data import EncodedPairs, encode_pairs, make_dataset, plan_batches
 from model_export.text.pairs import TextPairs, read_pairs
 from model_export.text.progress import OnProgress, silent

@@ -36,7 +36,7 @@ from model_export.contract import (
     TokenizerInfo,
     sha256,
 )
-from model_export.models.kernels import Precision
+from model_export.models.precision import Precision
 from model_export.text.progress import OnProgress, silent
 from model_export.text.tokenizers import SentencePieceTokenizer
 from model_export.trained_model import TrainedModel

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 import keras
 import tensorflow as tf
 
-from model_export.models.kernels import FLOAT32, Precision, RangeObserver
 from model_export.models.layers import LayerNorm, Linear, TokenEmbedding
+from model_export.models.precision import FLOAT32, Precision
+from model_export.models.range_observer import RangeObserver
 
 if TYPE_CHECKING:  # the protocol is all that models know of searches
     from model_export.decoding.step import DecoderStep

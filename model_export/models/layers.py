@@ -16,8 +16,9 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
-from model_export.models.kernels import FLOAT32, Kernel, LinearWeights, Precision, RangeObserver
 from model_export.models.kernels import pack as pack_kernel
+from model_export.models.precision import FLOAT32, Kernel, LinearWeights, Precision
+from model_export.models.range_observer import RangeObserver
 
 Initializer = str | Callable[..., tf.Tensor]
 

@@ -9,7 +9,7 @@ import pytest
 
 from model_export.calibration import STAGE, CalibrationError, calibrate
 from model_export.contract import sha256
-from model_export.models.kernels import Precision
+from model_export.models.precision import Precision
 from model_export.text.pairs import DataError
 from tests.support.tiny_models import CORPUS, RNN, TRANSFORMER, tiny_model
 

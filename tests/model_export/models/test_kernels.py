@@ -8,7 +8,8 @@ import tensorflow as tf
 from numpy.typing import NDArray
 
 from model_export.contract import DTYPES
-from model_export.models.kernels import InputRange, LinearWeights, Precision, RangeObserver, pack
+from model_export.models.kernels import pack
+from model_export.models.precision import InputRange, LinearWeights, Precision
 from tests.support.kernels import needs_kernels_of
 
 pytestmark = needs_kernels_of("bfloat16", "int8")
@@ -134,33 +135,3 @@ def test_what_it_reads_are_variables_of_that_size() -> None:
     full = size(Precision())
     assert size(Precision("bfloat16")) < 0.6 * full
     assert size(Precision("int8")) < 0.4 * full
-
-
-def test_a_range_is_of_all_that_was_read() -> None:
-    observer = RangeObserver(weights())
-    read = tf.function(observer)
-    for x in (inputs(), 2.0 * inputs()):
-        np.testing.assert_allclose(read(tf.constant(x)), expected(weights(), x), atol=1e-5)
-    assert observer.seen == (2.0 * inputs().min(), 2.0 * inputs().max())
-
-
-def test_one_value_in_ten_thousand_is_beyond_the_range() -> None:
-    observer = RangeObserver(weights())
-    values = np.random.default_rng(0).permutation(np.arange(-31_999, 32_001)).astype(np.float32).reshape(-1, IN_SIZE)
-    for x in np.split(values, 10):
-        observer(tf.constant(x))
-    assert observer.seen == (-31_997.0, 31_997.0)  # the seventh largest of 64,000
-
-
-def test_nothing_that_is_left_out_makes_a_range_that_was_not_read() -> None:
-    observer = RangeObserver(weights())
-    x = np.full([1000, IN_SIZE], -1.0, np.float32)
-    x[0, :9] = -50.0
-    observer(tf.constant(x))
-    observer(tf.zeros([0, IN_SIZE]))
-    low, high = observer.seen
-    assert (low, high) == (-50.0, -1.0)  # 9 of 64,000 are more than 6
-    x[0, 6:9] = -1.0
-    clipped = RangeObserver(weights())
-    clipped(tf.constant(x))
-    assert clipped.seen == (-1.0, -1.0)

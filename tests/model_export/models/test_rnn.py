@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from model_export.models import Seq2SeqModel
-from model_export.models.kernels import InputRange, Precision
+from model_export.models.precision import InputRange, Precision
 from tests.support.random_models import VOCABULARY, random_model
 
 SOURCE_LENGTHS = np.array([7, 1, 4], np.int32)
