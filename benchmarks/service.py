@@ -179,14 +179,14 @@ def main() -> None:
     if arguments.plot:
         plot(found, arguments.plot)
     if arguments.json:
-        installed = {distribution.name: distribution.version for distribution in distributions()}
+        installed = {each.name.lower().replace("_", "-"): each.version for each in distributions()}
         result = {
             "processor": cpu_name(),
             "versions": {name: installed[name] for name in PACKAGES if name in installed},
-            "arguments": {key: str(value) for key, value in vars(arguments).items() if key not in ("json", "plot")},
+            "arguments": {key: value for key, value in vars(arguments).items() if key not in ("json", "plot")},
             "measured": [asdict(one) for one in measured],
         }
-        arguments.json.write_text(json.dumps(result, indent=1) + "\n")
+        arguments.json.write_text(json.dumps(result, indent=1, default=str) + "\n")  # paths
 
 
 if __name__ == "__main__":

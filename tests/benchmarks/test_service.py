@@ -67,6 +67,8 @@ def test_a_comparison_of_real_servers(tmp_path: Path, monkeypatch: pytest.Monkey
     main()
 
     found = json.loads(out.read_text())
+    assert found["arguments"]["clients"] == [1, 4]
+    assert set(found["versions"]) >= {"fastapi", "uvicorn"}
     assert [(one["contender"], one["clients"]) for one in found["measured"]] == [
         ("embedded", 1),
         ("embedded", 4),
