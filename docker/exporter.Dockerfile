@@ -1,47 +1,51 @@
 # Trains, exports and verifies models; holds those that ship.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
-# --- TensorFlow, without the headers that only compilers read; standalone.Dockerfile has the same stage ---
+# --- which packages, as locked; by itself, so that only what changed there is installed anew; in every Dockerfile ---
+FROM ${PYTHON_IMAGE} AS locked
+WORKDIR /locked
+COPY requirements.lock docker/locked.py ./
+COPY docker/packages packages
+RUN for list in packages/*.txt; do python locked.py requirements.lock "$list" > "$(basename "$list")"; done
+
+# --- TensorFlow, without the headers that only compilers read; in exporter.Dockerfile and standalone.Dockerfile ---
 FROM ${PYTHON_IMAGE} AS tensorflow
 ARG PIP_INDEX_URL
-WORKDIR /source
-COPY requirements.lock docker/locked.py docker/packages/tensorflow.txt ./
+COPY --from=locked /locked/tensorflow.txt /locked.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python locked.py requirements.lock tensorflow.txt > /locked.txt \
-    && pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --prefix=/packages --requirement /locked.txt \
-    && rm -r /packages/lib/python3.11/site-packages/tensorflow/include
+    pip install --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile --require-hashes --prefix=/packages --requirement /locked.txt \
+    && rm -r /packages/lib/python3.11/site-packages/tensorflow/include \
+    && python -m compileall -q -j 0 -s /packages -p /usr/local /packages
 
-# --- what the gateway needs, exactly as locked; the other Dockerfiles have the same stage ---
+# --- what the gateway needs; in every Dockerfile ---
 FROM ${PYTHON_IMAGE} AS gateway-packages
 ARG PIP_INDEX_URL
-WORKDIR /source
-COPY requirements.lock docker/locked.py docker/packages/gateway.txt ./
+COPY --from=locked /locked/gateway.txt /locked.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python locked.py requirements.lock gateway.txt > /locked.txt \
-    && pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --prefix=/packages --requirement /locked.txt \
-    && find /packages -type d -name tests -prune -exec rm -rf {} +
+    pip install --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile --require-hashes --prefix=/packages --requirement /locked.txt \
+    && find /packages -type d -name tests -prune -exec rm -r {} + \
+    && python -m compileall -q -j 0 -s /packages -p /usr/local /packages
 
-# --- Malgil itself; the other Dockerfiles have the same stage ---
+# --- Malgil itself; in every Dockerfile ---
 FROM ${PYTHON_IMAGE} AS malgil
 ARG PIP_INDEX_URL
-WORKDIR /source
-COPY requirements.lock docker/locked.py docker/packages/build.txt ./
+COPY --from=locked /locked/build.txt /locked.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python locked.py requirements.lock build.txt > /locked.txt \
-    && pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --requirement /locked.txt
+    pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --requirement /locked.txt
+WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY model_export model_export
 COPY service service
-RUN pip install --disable-pip-version-check --root-user-action=ignore --no-deps --no-build-isolation --no-cache-dir --prefix=/malgil .
+RUN pip install --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile --no-build-isolation --no-cache-dir --prefix=/malgil . \
+    && python -m compileall -q -j 0 -s /malgil -p /usr/local /malgil
 
 # --- what export needs beyond them ---
 FROM ${PYTHON_IMAGE} AS exporter-packages
 ARG PIP_INDEX_URL
-WORKDIR /source
-COPY requirements.lock docker/locked.py docker/packages/exporter.txt ./
+COPY --from=locked /locked/exporter.txt /locked.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python locked.py requirements.lock exporter.txt > /locked.txt \
-    && pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --prefix=/packages --requirement /locked.txt
+    pip install --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile --require-hashes --prefix=/packages --requirement /locked.txt \
+    && python -m compileall -q -j 0 -s /packages -p /usr/local /packages
 
 # --- the image ---
 FROM ${PYTHON_IMAGE}

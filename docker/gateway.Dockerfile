@@ -1,28 +1,34 @@
 # The gateway in front of TF Serving: REST and gRPC, no TensorFlow.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
-# --- what the gateway needs, exactly as locked; the other Dockerfiles have the same stage ---
+# --- which packages, as locked; by itself, so that only what changed there is installed anew; in every Dockerfile ---
+FROM ${PYTHON_IMAGE} AS locked
+WORKDIR /locked
+COPY requirements.lock docker/locked.py ./
+COPY docker/packages packages
+RUN for list in packages/*.txt; do python locked.py requirements.lock "$list" > "$(basename "$list")"; done
+
+# --- what the gateway needs; in every Dockerfile ---
 FROM ${PYTHON_IMAGE} AS gateway-packages
 ARG PIP_INDEX_URL
-WORKDIR /source
-COPY requirements.lock docker/locked.py docker/packages/gateway.txt ./
+COPY --from=locked /locked/gateway.txt /locked.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python locked.py requirements.lock gateway.txt > /locked.txt \
-    && pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --prefix=/packages --requirement /locked.txt \
-    && find /packages -type d -name tests -prune -exec rm -rf {} +
+    pip install --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile --require-hashes --prefix=/packages --requirement /locked.txt \
+    && find /packages -type d -name tests -prune -exec rm -r {} + \
+    && python -m compileall -q -j 0 -s /packages -p /usr/local /packages
 
-# --- Malgil itself; the other Dockerfiles have the same stage ---
+# --- Malgil itself; in every Dockerfile ---
 FROM ${PYTHON_IMAGE} AS malgil
 ARG PIP_INDEX_URL
-WORKDIR /source
-COPY requirements.lock docker/locked.py docker/packages/build.txt ./
+COPY --from=locked /locked/build.txt /locked.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python locked.py requirements.lock build.txt > /locked.txt \
-    && pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --requirement /locked.txt
+    pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --requirement /locked.txt
+WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY model_export model_export
 COPY service service
-RUN pip install --disable-pip-version-check --root-user-action=ignore --no-deps --no-build-isolation --no-cache-dir --prefix=/malgil .
+RUN pip install --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile --no-build-isolation --no-cache-dir --prefix=/malgil . \
+    && python -m compileall -q -j 0 -s /malgil -p /usr/local /malgil
 
 # --- the image ---
 FROM ${PYTHON_IMAGE}

@@ -1,38 +1,43 @@
 # Gateway and TensorFlow in one process: REST and gRPC, with nothing else to start.
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
-# --- TensorFlow, without the headers that only compilers read; exporter.Dockerfile has the same stage ---
+# --- which packages, as locked; by itself, so that only what changed there is installed anew; in every Dockerfile ---
+FROM ${PYTHON_IMAGE} AS locked
+WORKDIR /locked
+COPY requirements.lock docker/locked.py ./
+COPY docker/packages packages
+RUN for list in packages/*.txt; do python locked.py requirements.lock "$list" > "$(basename "$list")"; done
+
+# --- TensorFlow, without the headers that only compilers read; in exporter.Dockerfile and standalone.Dockerfile ---
 FROM ${PYTHON_IMAGE} AS tensorflow
 ARG PIP_INDEX_URL
-WORKDIR /source
-COPY requirements.lock docker/locked.py docker/packages/tensorflow.txt ./
+COPY --from=locked /locked/tensorflow.txt /locked.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python locked.py requirements.lock tensorflow.txt > /locked.txt \
-    && pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --prefix=/packages --requirement /locked.txt \
-    && rm -r /packages/lib/python3.11/site-packages/tensorflow/include
+    pip install --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile --require-hashes --prefix=/packages --requirement /locked.txt \
+    && rm -r /packages/lib/python3.11/site-packages/tensorflow/include \
+    && python -m compileall -q -j 0 -s /packages -p /usr/local /packages
 
-# --- what the gateway needs, exactly as locked; the other Dockerfiles have the same stage ---
+# --- what the gateway needs; in every Dockerfile ---
 FROM ${PYTHON_IMAGE} AS gateway-packages
 ARG PIP_INDEX_URL
-WORKDIR /source
-COPY requirements.lock docker/locked.py docker/packages/gateway.txt ./
+COPY --from=locked /locked/gateway.txt /locked.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python locked.py requirements.lock gateway.txt > /locked.txt \
-    && pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --prefix=/packages --requirement /locked.txt \
-    && find /packages -type d -name tests -prune -exec rm -rf {} +
+    pip install --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile --require-hashes --prefix=/packages --requirement /locked.txt \
+    && find /packages -type d -name tests -prune -exec rm -r {} + \
+    && python -m compileall -q -j 0 -s /packages -p /usr/local /packages
 
-# --- Malgil itself; the other Dockerfiles have the same stage ---
+# --- Malgil itself; in every Dockerfile ---
 FROM ${PYTHON_IMAGE} AS malgil
 ARG PIP_INDEX_URL
-WORKDIR /source
-COPY requirements.lock docker/locked.py docker/packages/build.txt ./
+COPY --from=locked /locked/build.txt /locked.txt
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python locked.py requirements.lock build.txt > /locked.txt \
-    && pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --requirement /locked.txt
+    pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --requirement /locked.txt
+WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY model_export model_export
 COPY service service
-RUN pip install --disable-pip-version-check --root-user-action=ignore --no-deps --no-build-isolation --no-cache-dir --prefix=/malgil .
+RUN pip install --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile --no-build-isolation --no-cache-dir --prefix=/malgil . \
+    && python -m compileall -q -j 0 -s /malgil -p /usr/local /malgil
 
 # --- the image ---
 FROM ${PYTHON_IMAGE}
@@ -51,7 +56,7 @@ ENV GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
 EXPOSE 8000 9000
 USER 65532:65532
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=5s --timeout=3s --start-period=120s --retries=3 \
+HEALTHCHECK --interval=5s --timeout=3s --start-period=300s --retries=3 \
     CMD ["python", "-I", "/usr/local/lib/malgil/healthcheck.py"]
 ENTRYPOINT ["malgil"]
 CMD ["serve"]

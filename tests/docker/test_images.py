@@ -151,8 +151,14 @@ def test_stages_that_images_share_are_the_same() -> None:
     """Else they are built, stored and pulled several times."""
     shared = [stage for stages in IMAGES.values() for stage in stages[:-1]]
 
-    assert {stage.name for stage in shared} == {"gateway-packages", "malgil", "tensorflow", "exporter-packages"}
-    assert len(set(shared)) == 4
+    assert {stage.name for stage in shared} == {
+        "locked",
+        "gateway-packages",
+        "malgil",
+        "tensorflow",
+        "exporter-packages",
+    }
+    assert len(set(shared)) == 5
 
 
 @pytest.mark.parametrize("stages", IMAGES.values(), ids=IMAGES)

@@ -1,0 +1,162 @@
+"""``docker compose up``: the README's requests, a rollout, an outage, and what containers may not do."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+import time
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.composed import PORTS, PROJECT, SERVICES, Composed, docker
+from tests.support.dockerfiles import REPOSITORY
+from tests.support.load import Load, wait_until
+
+pytestmark = pytest.mark.timeout(1200)
+
+README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+ADDRESS = f"http://127.0.0.1:{PORTS['GATEWAY_PORT']}"
+BODIES = [
+    {"inputs": ["I am tired.", "Be nice."], "model": "en-fr", "version": "stable"},
+    {"inputs": "안녕하세요", "model": "korean-chat"},
+]
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def ask(body: Any) -> dict[str, Any]:
+    answer = httpx.post(f"{ADDRESS}/v1/generate", json=body, timeout=60.0)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def states(model: str) -> dict[int, str]:
+    told = httpx.get(f"{ADDRESS}/v1/models/{model}", timeout=10.0).json()
+    return {version["version"]: version["state"] for version in told["versions"]}
+
+
+def test_the_requests_of_the_readme_are_answered_over_rest(compose: Composed) -> None:
+    (command,) = [
+        line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl") and "en-fr" in line
+    ]
+    words = shlex.split(command)
+    (shown,) = [json.loads(block) for block in blocks("json")]
+
+    answer = ask(json.loads(words[words.index("--data") + 1]))
+
+    assert answer["outputs"][0]["generated_text"] == shown["outputs"][0]["generated_text"]
+    assert (answer["model_name"], answer["model_version"]) == ("en-fr", 1)
+
+
+def test_the_requests_of_the_readme_are_answered_over_grpc(compose: Composed) -> None:
+    (code,) = blocks("python")
+    code = code.replace("127.0.0.1:9000", f"127.0.0.1:{PORTS['GATEWAY_GRPC_PORT']}")
+
+    ran = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+
+    (shown,) = [json.loads(block) for block in blocks("json")]
+    assert ran.stdout == shown["outputs"][0]["generated_text"] + "\n"
+
+
+def test_every_shipped_model_answers(compose: Composed) -> None:
+    for model in SERVICES["export"]["command"]:
+        assert ask({"inputs": "hello", "model": model})["outputs"][0]["generated_text"]
+
+
+@pytest.mark.parametrize("service", ["gateway", "tf-serving"])
+def test_containers_are_confined(compose: Composed, service: str) -> None:
+    host = compose.container(service)["HostConfig"]
+    status = docker("exec", compose.name(service), "cat", "/proc/1/status")
+    tried = docker(
+        "exec", compose.name(service), "/bin/sh", "-c", "id -u; touch /usr/bin/x; touch /models/x /etc/x", check=False
+    )
+
+    assert host["ReadonlyRootfs"]
+    assert host["CapDrop"] == ["ALL"]
+    assert host["CapAdd"] is None
+    assert not host["Privileged"]
+    assert host["Memory"] > 0
+    assert host["NanoCpus"] > 0
+    assert host["PidsLimit"] > 0
+    for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
+        assert re.search(rf"^Cap{kind}:\s+0+$", status, re.MULTILINE), status
+    assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
+    assert tried.splitlines()[0] == "65532"
+    assert "touch: cannot touch '/usr/bin/x': Read-only file system" in tried
+    assert "cannot touch '/etc/x': Read-only file system" in tried
+
+
+def test_only_the_gateway_reaches_tf_serving(compose: Composed) -> None:
+    address = compose.container("tf-serving")["NetworkSettings"]["Networks"]
+    assert address.keys() == {f"{PROJECT}_models"}
+    (where,) = [network["IPAddress"] for network in address.values()]
+    code = f"import socket; socket.create_connection(('{where}', 8500), 2)"
+
+    def reach(*container: str) -> str:
+        return docker(*container, "python", "-c", code, check=False)
+
+    assert reach("exec", compose.name("gateway")) == ""
+    stranger = reach("run", "--rm", "--network", f"{PROJECT}_default", "--entrypoint", "", SERVICES["gateway"]["image"])
+    assert "Error" in stranger
+
+
+def test_tf_serving_runs_with_its_flags(compose: Composed) -> None:
+    command = docker("exec", compose.name("tf-serving"), "/bin/sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
+    flags = (REPOSITORY / "docker" / "tf-serving.flags").read_text().splitlines()
+
+    assert [flag for flag in flags if flag not in command.split()] == []
+
+
+def test_a_version_is_published_and_a_label_moved_and_moved_back(compose: Composed) -> None:
+    publish = "cp -r /models/en-fr/1 /models/en-fr/.2 && mv /models/en-fr/.2 /models/en-fr/2"
+    compose.write_labels("en-fr: {stable: 1, default: 1}\nkorean-chat: {stable: 1}\n")
+
+    def answers_with(version: int) -> bool:
+        return ask(BODIES[0])["model_version"] == version
+
+    with Load(ADDRESS, BODIES, clients=1) as load:
+        compose("run", "--rm", "--no-deps", "--entrypoint", "/bin/sh", "export", "-c", publish)
+        wait_until(lambda: states("en-fr").get(2) == "ready", "version 2 is certified and warm")
+        assert answers_with(1), "a label stays where it is"
+        compose.write_labels("en-fr: {stable: 2}\nkorean-chat: {stable: 1}\n")
+        wait_until(lambda: answers_with(2), "stable is version 2")
+        compose.write_labels("en-fr: {stable: 1}\nkorean-chat: {stable: 1}\n")
+        wait_until(lambda: answers_with(1), "stable is version 1 again")
+
+    assert {each.status for each in load.exchanges} == {200}
+    of_label = [each.answer["model_version"] for each in load.exchanges if each.body is BODIES[0]]
+    assert {1, 2} == set(of_label)
+
+
+def test_tf_serving_is_killed_and_comes_back(compose: Composed) -> None:
+    started = compose.container("tf-serving")["State"]["StartedAt"]
+    with Load(ADDRESS, BODIES, clients=2) as load:
+        time.sleep(1.0)
+        killed = time.monotonic()
+        docker("exec", compose.name("tf-serving"), "/bin/bash", "-c", "kill -KILL -1", check=False)
+        wait_until(lambda: compose.container("tf-serving")["State"]["StartedAt"] != started, "it is started again")
+        wait_until(lambda: any(each.status == 503 for each in load.exchanges), "the outage is told")
+        outage = time.monotonic()
+        wait_until(
+            lambda: [each.status for each in load.exchanges[-8:] if each.began > outage] == [200] * 8,
+            "it answers again",
+        )
+        back = time.monotonic()
+
+    assert {each.status for each in load.exchanges if each.ended < killed} == {200}
+    assert {each.status for each in load.exchanges} == {200, 503}
+    refused = [each for each in load.exchanges if each.status == 503]
+    assert {each.answer["error_type"] for each in refused} == {"unavailable"}
+    assert all(int(each.headers["retry-after"]) >= 1 for each in refused)
+    assert {each.status for each in load.exchanges if each.began > back} <= {200}
+    assert compose.container("tf-serving")["RestartCount"] == 1
+    assert compose.container("gateway")["RestartCount"] == 0
+    compose.wait_until_healthy("tf-serving")
