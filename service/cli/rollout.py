@@ -147,7 +147,8 @@ def rollback(
 ) -> None:
     """Give up the canary where there is one; else go back to what was stable before.
 
-    A gateway that does not answer is told and not asked, as this may not have time to wait for it.
+    It does not wait: gateways that do not answer, have not read the labels yet, or do not have the version ready are
+    told, and it goes back all the same as long as one has it ready.
 
     \b
     Examples:
@@ -157,7 +158,7 @@ def rollback(
     from service.rollout import back
 
     store = _store(labels, configmap, namespace, context)
-    _move(model, lambda now, answering: back(now), store, url or [HERE], timeout_s if wait else None, unreachable=[])
+    _move(model, lambda now, answering: back(now), store, url or [HERE], timeout_s if wait else None, doubts=[])
 
 
 @rollout.command()
@@ -203,14 +204,14 @@ def _move(
     store: LabelsStore,
     urls: Sequence[str],
     timeout_s: float | None,
-    unreachable: list[str] | None = None,
+    doubts: list[str] | None = None,
 ) -> None:
     from service.rollout import move, waiting_for
     from service.rollout.steps import told
 
-    labels: Labels = move(store, urls, model, step, unreachable)
-    for each in unreachable or ():
-        notes().print(f"not asked: {each}", highlight=False, soft_wrap=True)
+    labels: Labels = move(store, urls, model, step, doubts)
+    for each in doubts or ():
+        notes().print(f"warning: {each}", highlight=False, markup=False, soft_wrap=True)
     typer.echo(f"written to {store}: " + ", ".join(f"{label} {told(each)}" for label, each in labels[model].items()))
     if timeout_s is None:
         return

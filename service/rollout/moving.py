@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -22,26 +22,36 @@ Watched = Callable[[Sequence[str]], object]
 """Is told, at each look, what has not moved yet."""
 
 
-def move(
-    store: LabelsStore, urls: Sequence[str], model: str, step: Step, unreachable: list[str] | None = None
-) -> Labels:
+def move(store: LabelsStore, urls: Sequence[str], model: str, step: Step, doubts: list[str] | None = None) -> Labels:
     """Take a step: the labels as they are written now.
 
-    ``unreachable``: as in ``look``, for a step that cannot wait. No gateway moves a label to what is not ready there.
+    ``doubts`` is for a step that cannot wait. It takes what any other is refused for: gateways that do not answer, have
+    not read the labels yet, or do not have a version ready, as long as one has. None of them moves a label to what is
+    not ready there.
 
     Raises:
         RolloutError: the step breaks something, the gateways read other labels, or others write at the same time.
         ServiceError: a gateway does not answer.
         OSError: labels cannot be read or written.
     """
-    labels, gateways = store.read(), look(urls, unreachable)
+
+    def doubt(reasons: Iterable[str]) -> None:
+        for reason in reasons:
+            if doubts is None:
+                raise RolloutError(reason)
+            doubts.append(reason)
+
+    labels, gateways = store.read(), look(urls, doubts)
     of_model = labels.get(model, {})
-    found = _at_each(gateways, model)
-    _check_that_they_read(str(store), of_model, gateways, model)
-    after = step(of_model, found[gateways[0].address].default)
-    for label, split in after.items():
-        if split != of_model.get(label):
-            _check_that_all_are_ready(label, split, found)
+    doubt(_unread(str(store), of_model, gateways, model))
+    found = {each.address: each.models[model] for each in gateways if model in each.models}
+    if not found:
+        raise RolloutError(_absent(gateways[0], model))
+    after = step(of_model, next(iter(found.values())).default)
+    for reasons in _unready(of_model, after, found):
+        if len(reasons) == len(found):
+            raise RolloutError(reasons[0])
+        doubt(reasons)
     labels = {**labels, model: after}
     store.write(labels)
     return labels
@@ -82,12 +92,13 @@ def remove(store: LabelsStore, urls: Sequence[str], model: str, version: int, fo
     """
     uses = _uses(str(store), (label for label, split in store.read().get(model, {}).items() if version in split))
     for gateway in look(urls):
-        at = gateway.models.get(model)
-        if at is not None:
-            labels = (name for name, each in at.labels.items() if version in each.in_force or version in each.wanted)
-            uses += _uses(gateway.address, labels)
-            if at.default == version:
-                uses.append(f"it answers requests that name no version at {gateway.address}")
+        if model not in gateway.models:  # it cannot say what it needs
+            raise RolloutError(_absent(gateway, model))
+        at = gateway.models[model]
+        labels = (name for name, each in at.labels.items() if version in each.in_force or version in each.wanted)
+        uses += _uses(gateway.address, labels)
+        if at.default == version:
+            uses.append(f"it answers requests that name no version at {gateway.address}")
     if uses:
         raise RolloutError(f"version {version} of {model} is in use: {'; '.join(uses)}")
     path = folder / model / str(version)
@@ -104,40 +115,42 @@ def _uses(where: str, labels: Iterable[str]) -> list[str]:
     return [f"{named} in {where}"] if named else []
 
 
-def _at_each(gateways: Sequence[Gateway], model: str) -> dict[str, Model]:
-    for each in gateways:
-        if each.labels_error is not None:
-            raise RolloutError(f"{each.address} cannot read its labels: {each.labels_error}")
-        if model not in each.models:
-            raise RolloutError(
-                f"{each.address} has no model {model}: "
-                + (f"it has {', '.join(each.models)}" if each.models else "it has none yet")
-            )
-    return {each.address: each.models[model] for each in gateways}
+def _absent(gateway: Gateway, model: str) -> str:
+    has = f"it has {', '.join(gateway.models)}" if gateway.models else "it has none yet"
+    return f"{gateway.address} has no model {model}: {has}"
 
 
-def _check_that_they_read(store: str, labels: ModelLabels, gateways: Sequence[Gateway], model: str) -> None:
+def _unread(store: str, labels: ModelLabels, gateways: Sequence[Gateway], model: str) -> Iterator[str]:
     """Who moves labels that nobody reads, or that have not arrived, does not know what the step leads to."""
     for each in gateways:
+        if each.labels_error is not None:
+            yield f"{each.address} cannot read its labels: {each.labels_error}"
+        if model not in each.models:
+            yield _absent(each, model)
+            continue
         theirs = wanted_labels(each)[model]
         for label in sorted({*labels, *theirs}):
             ours, there = labels.get(label), theirs.get(label)
             if ours is None or there is None or _shares(ours) != _shares(there):
-                raise RolloutError(
+                yield (
                     f"{each.address} reads other labels than those in {store}: {label} is "
                     f"{told(there) if there else 'none'} there, and {told(ours) if ours else 'none'} here; "
                     "wait until it has read them, or name the labels that it reads (MALGIL_LABELS_FILE)"
                 )
 
 
-def _check_that_all_are_ready(label: str, split: Split, found: Mapping[str, Model]) -> None:
-    for version in (version for version, weight in split.items() if weight):
+def _unready(before: ModelLabels, after: ModelLabels, found: Mapping[str, Model]) -> Iterator[list[str]]:
+    """Of each version that a label is moved to: why gateways cannot do that."""
+    moved = {label: split for label, split in after.items() if split != before.get(label)}
+    versions = {version: label for label, split in reversed(moved.items()) for version in split if split[version]}
+    for version, label in versions.items():
+        reasons = []
         for address, model in found.items():
             state = model.versions.get(version)
-            if state == "ready":
-                continue
-            why = "is not there: publish it, and wait until it is ready" if state is None else f"is {state}"
-            raise RolloutError(f"{label} cannot be {told(split)}: version {version} {why} ({address})")
+            if state != "ready":
+                why = "is not there: publish it, and wait until it is ready" if state is None else f"is {state}"
+                reasons.append(f"{label} cannot be {told(moved[label])}: version {version} {why} ({address})")
+        yield reasons
 
 
 def missing(gateway: Gateway, labels: ModelLabels, model: str) -> list[str]:

@@ -109,7 +109,7 @@ def test_a_gateway_that_is_down_is_told_and_keeps_nobody_from_going_back(one: Te
     assert malgil("promote", MODEL, 4, "--labels", file, "--url", one.url)[0] == 0
     code, shown, error = malgil("rollback", MODEL, "--no-wait", *where)
     assert code == 0
-    assert error.startswith(f"not asked: no answer from {gone.url}: ")
+    assert error.startswith(f"warning: no answer from {gone.url}: ")
     assert labels(file)["stable"] == {3: 1}
     code, _, error = malgil("rollback", MODEL, "--labels", file, "--url", gone.url)
     assert (code, error.startswith(f"error: no answer from {gone.url}: ")) == (1, True)

@@ -86,6 +86,25 @@ def test_going_back_to_what_is_not_loaded_any_more_is_refused(one: TestGateway, 
     assert file.read_text() == SETTLED
 
 
+def test_going_back_waits_for_no_gateway_but_one(one: TestGateway, other: TestGateway, file: Path) -> None:
+    """A gateway may lag, begin, or be without the version: none of that is a reason to stay with what fails."""
+    ahead = file.with_name("ahead.yaml")
+    ahead.write_text(SETTLED.replace("canary: 3, default: 3", "canary: 4, default: {3: 90, 4: 10}"))
+    urls, doubts = [one.url, other.url], []
+    other.set_state(3, VersionState.LOADING, "certifying")
+
+    labels = move(YamlFile(ahead), urls, MODEL, lambda now, answering: back(now), doubts)
+    assert parse_labels(ahead.read_text()) == labels == parse_labels(SETTLED)
+    assert [told.partition(" reads other")[0] for told in doubts[:-1]] == [one.url, one.url, other.url, other.url]
+    assert doubts[-1] == f"canary cannot be 3: version 3 is loading: certifying ({other.url})"
+    one.set_state(3, VersionState.LOADING)
+    ahead.write_text(SETTLED.replace("canary: 3", "canary: 4"))
+    with pytest.raises(RolloutError, match=r"canary cannot be 3: version 3 is loading"):
+        move(YamlFile(ahead), urls, MODEL, lambda now, answering: back(now), [])
+    with pytest.raises(RolloutError, match="has no model ko"):
+        move(YamlFile(ahead), urls, "ko", lambda now, answering: back(now), [])
+
+
 def test_labels_that_a_gateway_does_not_read_are_not_moved(one: TestGateway, tmp_path: Path) -> None:
     unread = tmp_path / "unread.yaml"
     unread.write_text(SETTLED.replace("previous: 2", "previous: 1"))
@@ -139,6 +158,8 @@ def test_only_what_nothing_is_answered_by_is_removed(one: TestGateway, file: Pat
             remove(YamlFile(file), [one.url], MODEL, version, models)
     with pytest.raises(RolloutError, match="there is no version 9"):
         remove(YamlFile(file), [one.url], MODEL, 9, models)
+    with pytest.raises(RolloutError, match=f"has no model ko: it has {MODEL}"):
+        remove(YamlFile(file), [one.url], "ko", 1, models)
     remove(YamlFile(file), [one.url], MODEL, 1, models)
 
     assert sorted(each.name for each in (models / MODEL).iterdir()) == ["2", "3", "4"]
