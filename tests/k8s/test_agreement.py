@@ -78,6 +78,8 @@ def test_models_are_those_that_are_served(overlay: dict[str, Manifest]) -> None:
     assert min(map(int, kept)) >= 2
     for gateway in gateways(overlay):
         assert settings(overlay, gateway).tf_serving_models.split(",") == names
+    (container,) = pod(overlay, "malgil-tf-serving")["containers"]
+    assert container["readinessProbe"]["httpGet"]["path"] in {f"/v1/models/{name}/metadata" for name in names}
 
 
 def test_tf_serving_has_the_flags_that_are_kept_for_it(overlay: dict[str, Manifest]) -> None:

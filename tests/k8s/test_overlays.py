@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
 import shutil
+import textwrap
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +18,8 @@ from tests.support.kustomize import KustomizeError, Manifest, render
 from tests.support.manifest_schemas import VERSIONS
 from tests.support.manifests import problems
 from tests.support.overlays import FOLDERS, K8S, complete, overlay_with
+
+OWN = "mine"
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +54,20 @@ def test_models_may_come_from_an_image(tmp_path: Path) -> None:
     assert "PersistentVolumeClaim" not in {each["kind"] for each in manifests}
     assert [each["name"] for each in pod["initContainers"]] == ["copy-models"]
     assert pod["volumes"][0].keys() == {"name", "emptyDir"}
+
+
+def test_models_may_be_ones_own_as_the_document_tells(tmp_path: Path) -> None:
+    page = (K8S.parent / "docs" / "deployment.md").read_text("utf-8")
+    (told,) = re.findall(r"  ```yaml\n(  namespace: malgil\n.*?)  ```", page, re.DOTALL)
+    folder = overlay_with(tmp_path, "production")
+    (folder / "kustomization.yaml").write_text(f"resources: [../production]\n{textwrap.dedent(told)}")
+    (folder / "models.config").write_text(f'model_config_list {{ config {{ name: "{OWN}" }} }}')
+    (folder / "labels.yaml").write_text(f"{OWN}: {{stable: 1}}")
+    manifests = render(folder)
+
+    assert problems(manifests, VERSIONS[-1]) == []
+    assert OWN in json.dumps(manifests)
+    assert "en-fr" not in json.dumps(manifests)
 
 
 # --- mistakes ---------------------------------------------------------------------------------------------------------

@@ -148,7 +148,7 @@ def _peer_problems(peers: Sequence[Mapping[str, Any]], manifests: Sequence[Manif
     if not peers:
         yield "a rule without peers is about everybody"
     for peer in peers:
-        if "namespaceSelector" not in peer and not _of(peer, manifests):
+        if not peer.keys() & {"ipBlock", "namespaceSelector"} and not _of(peer, manifests):
             yield f"{peer} takes no pods"
 
 
