@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import mul
 from typing import Final, NamedTuple
 
 import numpy as np
@@ -78,6 +79,7 @@ class Regression:
         size = len(self._prior)
         self._certainty = certainty or [[float(row == column) for column in range(size)] for row in range(size)]
         self._factors = [1.0] * size  # coefficients over the prior
+        self._coefficients = list(self._prior)
         self._matrix = [[0.0] * size for _ in range(size)]
         self._moments = [0.0] * size
 
@@ -88,11 +90,11 @@ class Regression:
 
     def predict(self, x: Sequence[float]) -> float:
         """The expected y; positive for x that is not all zero, as long as no coefficient is."""
-        return sum(value * prior * factor for value, prior, factor in zip(x, self._prior, self._factors, strict=True))
+        return sum(map(mul, x, self._coefficients))
 
     def learn(self, x: Sequence[float], y: float) -> None:
         """One observation, y > 0."""
-        scaled = [value * prior for value, prior in zip(x, self._prior, strict=True)]
+        scaled = list(map(mul, x, self._prior))
         predicted = max(self.predict(x), LEAST * sum(scaled))
         if not self.trusted:
             predicted = max(predicted, y)  # as a weight: the prior's would be out of all proportion
@@ -103,8 +105,8 @@ class Regression:
             self._hold_to_prior(self._weight * weight * sum(scaled) ** 2)
         self.observations += 1
         for row, moments in zip(self._matrix, scaled, strict=True):
-            for column, value in enumerate(scaled):
-                row[column] = FORGETTING * row[column] + weight * moments * value
+            part = weight * moments
+            row[:] = [FORGETTING * before + part * value for before, value in zip(row, scaled, strict=True)]
         self._moments = [
             FORGETTING * moment + weight * value * y for moment, value in zip(self._moments, scaled, strict=True)
         ]
@@ -118,5 +120,6 @@ class Regression:
     def _solve(self) -> None:
         for _ in range(SWEEPS):
             for index, (row, moment) in enumerate(zip(self._matrix, self._moments, strict=True)):
-                residual = moment - sum(value * factor for value, factor in zip(row, self._factors, strict=True))
+                residual = moment - sum(map(mul, row, self._factors))
                 self._factors[index] = max(0.0, self._factors[index] + residual / row[index])
+        self._coefficients = list(map(mul, self._prior, self._factors))
