@@ -21,7 +21,7 @@ from service.engine import Engine
 from service.settings import Settings
 from service.telemetry import LOGGER_NAME, Telemetry, configure_logging, log_event
 from service.transport.http_server import LAST_WRITES_S, HttpServer
-from service.transport.rest import create_app
+from service.transport.rest import create_app, create_metrics_app
 from service.transport.rpc import RpcServer
 
 Started = Callable[[str, str | None, Sequence[ModelVersion]], None]
@@ -83,6 +83,28 @@ def make_backend(settings: Settings) -> Backend:
 
 async def _serve(settings: Settings, started: Started) -> None:
     telemetry = Telemetry()
+    async with _metrics_server(settings, telemetry):
+        await _serve_requests(settings, telemetry, started)
+    log_event("stopped")
+
+
+@asynccontextmanager
+async def _metrics_server(settings: Settings, telemetry: Telemetry) -> AsyncIterator[None]:
+    """``/metrics`` on a port of its own, where it is to have one; to the end, so that draining is seen."""
+    if settings.metrics_port is None:
+        yield
+        return
+    server = HttpServer(create_metrics_app(telemetry), settings)
+    with _listen(settings.host, settings.metrics_port, "--metrics-port") as listener:
+        serving = asyncio.create_task(server.serve([listener]))
+        try:
+            yield
+        finally:
+            server.should_exit = True
+            await serving
+
+
+async def _serve_requests(settings: Settings, telemetry: Telemetry, started: Started) -> None:
     engine = Engine(make_backend(settings), settings, telemetry)
     telemetry.show_versions(lambda: [(each.name, each.version, each.state.value) for each in engine.models()])
     server = HttpServer(create_app(engine, settings, telemetry), settings)
@@ -109,7 +131,6 @@ async def _serve(settings: Settings, started: Started) -> None:
             await engine.close()
             server.should_exit = True
             await asyncio.gather(serving, *([rpc.stop(LAST_WRITES_S)] if rpc else []))
-    log_event("stopped")
 
 
 async def _start(engine: Engine, address: str, rpc_address: str | None, started: Started) -> None:

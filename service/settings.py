@@ -34,7 +34,9 @@ class Settings(BaseSettings):
     # where it listens
     host: str = Field("127.0.0.1", min_length=1, description="Address to listen on; 0.0.0.0 for all interfaces.")
     port: int = Field(8000, ge=0, le=65535, description="Port of the REST interface; 0 takes a free one.")
-
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="Port of `/metrics` alone, for Prometheus; by default it is on that of REST."
+    )
     grpc_port: int = Field(9000, ge=-1, le=65535, description="Port of gRPC; 0 takes a free one, -1 turns gRPC off.")
     grpc_max_connection_age_s: float = Field(
         300.0, gt=0.0, le=86_400.0, description="A gRPC connection is renewed after it, so that clients spread anew."

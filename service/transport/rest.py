@@ -59,6 +59,22 @@ def create_app(engine: Engine, settings: Settings, telemetry: Telemetry) -> ASGI
     return CallMiddleware(app, endpoints, telemetry)
 
 
+def create_metrics_app(telemetry: Telemetry) -> ASGIApp:
+    """``GET /metrics`` alone, for ``Settings.metrics_port``."""
+
+    async def metrics(request: Request) -> Answer:
+        return _metrics(telemetry)
+
+    async def elsewhere(request: Request) -> Answer:
+        raise ModelNotFound("this port has GET /metrics and nothing else")
+
+    return CallMiddleware(Endpoint(elsewhere), {("GET", "/metrics"): Endpoint(metrics)}, telemetry)
+
+
+def _metrics(telemetry: Telemetry) -> Answer:
+    return Answer(telemetry.render(), media_type=METRICS_CONTENT_TYPE.encode())
+
+
 class _Rest:
     """The endpoints."""
 
@@ -106,7 +122,9 @@ class _Rest:
         raise BackendUnavailable(message)
 
     async def metrics(self, request: Request) -> Answer:
-        return Answer(self._telemetry.render(), media_type=METRICS_CONTENT_TYPE.encode())
+        if self._settings.metrics_port is not None:
+            raise ModelNotFound(f"metrics are on port {self._settings.metrics_port} (MALGIL_METRICS_PORT)")
+        return _metrics(self._telemetry)
 
     async def _run(
         self,

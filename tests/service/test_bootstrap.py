@@ -77,6 +77,37 @@ def test_both_transports_listen_on_the_host(host):
             assert HealthStub(channel).Check(HealthCheckRequest()).status == HealthCheckResponse.SERVING
 
 
+def test_metrics_may_have_a_port_of_their_own():
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    with server_process("--backend", "scripted", "--metrics-port", str(port)) as server, httpx.Client() as client:
+        address, metrics = server.address(), f"http://127.0.0.1:{port}"
+        assert client.post(f"{address}/v1/generate", json={"inputs": "a"}).status_code == 200
+        told = client.get(f"{metrics}/metrics")
+        assert told.headers["content-type"].startswith("text/plain; version=")
+        assert 'malgil_e2e_request_latency_seconds_count{model_name="echo",outcome="answered"} 1.0' in told.text
+        elsewhere = client.get(f"{address}/metrics")
+        assert (elsewhere.status_code, elsewhere.json()["error"]) == (
+            404,
+            f"metrics are on port {port} (MALGIL_METRICS_PORT)",
+        )
+        for refused in (client.get(f"{metrics}/v1/models"), client.post(f"{metrics}/metrics")):
+            assert (refused.status_code, refused.json()["error_type"]) == (404, "not_found")
+            assert refused.json()["error"] == "this port has GET /metrics and nothing else"
+        server.process.send_signal(signal.SIGTERM)
+        assert server.wait() == 0
+        assert _events(server)[-2:] == ["draining", "stopped"]
+
+
+def test_a_port_for_metrics_that_is_taken_is_told():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        with server_process("--backend", "scripted", "--metrics-port", port) as server:
+            assert server.wait() == 1
+            assert f"cannot listen on 127.0.0.1:{port}" in "".join(server.log)
+            assert "see --host and --metrics-port" in "".join(server.log)
+
+
 def test_grpc_can_be_turned_off():
     with server_process("--backend", "scripted", "--grpc-port", "-1") as server:
         assert httpx.get(f"{server.address()}/readyz").status_code == 200
