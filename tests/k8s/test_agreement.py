@@ -63,7 +63,7 @@ def test_gateways_find_tf_serving_and_are_heard(overlay: dict[str, Manifest]) ->
         (container,) = pod(overlay, gateway)["containers"]
         assert (said.backend, said.host) == ("tf-serving", "0.0.0.0")
         assert said.tf_serving_addresses == "malgil-tf-serving:8500"
-        assert [port["containerPort"] for port in container["ports"]] == [said.port, said.grpc_port]
+        assert [port["containerPort"] for port in container["ports"]] == [said.port, said.grpc_port, said.metrics_port]
         # Else a Service would set MALGIL_GATEWAY_PORT and the like.
         assert pod(overlay, gateway)["enableServiceLinks"] is False
 
@@ -201,6 +201,11 @@ def test_who_may_talk_to_whom(overlay: dict[str, Manifest]) -> None:
     assert [peer.keys() for peer in calls["from"]] == [{"podSelector"}]
     assert [port["port"] for port in metrics["ports"]] == ["rest"]
     assert "egress" not in overlay["NetworkPolicy/malgil-tf-serving"]["spec"]
+    for gateway in gateways(overlay):
+        clients, prometheus = overlay[f"NetworkPolicy/{gateway}"]["spec"]["ingress"]
+        assert [port["port"] for port in clients["ports"]] == ["http", "grpc"]
+        assert [port["port"] for port in prometheus["ports"]] == ["metrics"]
+        assert prometheus["from"] == metrics["from"]
     for name, each in overlay.items():
         if name.startswith("ServiceAccount/"):
             assert each["automountServiceAccountToken"] is False
@@ -242,6 +247,7 @@ def test_gateways_are_the_job_that_alerts_know(everything: list[Manifest]) -> No
         for name, spec in monitors.items()
     }
 
+    assert [each["port"] for each in monitors["malgil-gateway"]["endpoints"]] == ["metrics"]
     assert jobs == {"malgil-gateway": {"malgil"}, "malgil-tf-serving": {"tf-serving"}}
 
 
