@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict
 import keras
 import tensorflow as tf
 
+from model_export.contract import Dtype
 from model_export.models.layers import LayerNorm, Linear, TokenEmbedding
 from model_export.models.precision import FLOAT32, Precision
 from model_export.models.range_observer import RangeObserver
@@ -54,7 +55,7 @@ class Seq2SeqModel(keras.Model):
 
         The weights stay what they are, to be counted and stored. After further training, pack again.
         """
-        self._pack_norms()
+        self._pack_norms(precision.dtype)
         linears = self.linears()
         tables = {layer.table.path for layer in self._flatten_layers() if isinstance(layer, TokenEmbedding)}
         packed: list[keras.layers.Layer] = [*linears, *self._norms()]
@@ -63,16 +64,16 @@ class Seq2SeqModel(keras.Model):
         return kept + [variable for linear in linears for variable in linear.pack(precision)]
 
     def observe(self) -> dict[str, RangeObserver]:
-        """Compute in float32, as ``pack`` has it, and note what each linear layer reads, by ``Linear.key``."""
-        self._pack_norms()
+        """Compute in float32 what int8 will, and note what each linear layer reads, by ``Linear.key``."""
+        self._pack_norms("int8")
         return {linear.key: linear.observe() for linear in self.linears()}
 
     def _norms(self) -> list[LayerNorm]:
         return [layer for layer in self._flatten_layers() if isinstance(layer, LayerNorm)]
 
-    def _pack_norms(self) -> None:
+    def _pack_norms(self, dtype: Dtype) -> None:
         for norm in self._norms():
-            norm.pack()
+            norm.pack(dtype)
 
     def linears(self) -> list[Linear]:
         """All linear layers."""

@@ -97,12 +97,13 @@ class RowScaledInt8Kernel(_Int8Kernel):
     def __init__(self, weights: LinearWeights) -> None:
         super().__init__(weights, np.zeros_like(weights.bias))
         self._bias = weights.bias
-        self._is_relu, self._is_kept = weights.is_relu, weights.is_kept
+        self._is_relu, self._is_kept, self._is_positive = weights.is_relu, weights.is_kept, weights.is_positive
 
     def __call__(self, x: tf.Tensor, residual: tf.Tensor | None = None) -> tf.Tensor:
         x = tf.cast(x, tf.float32)
-        scale = tf.reduce_max(tf.abs(x), axis=-1, keepdims=True) + 1e-9  # [N, 1]
-        y = self._product(x / scale, InputRange(-1.0, 1.0), ["Dequantize"]) * scale
+        scale = tf.reduce_max(x if self._is_positive else tf.abs(x), axis=-1, keepdims=True) + 1e-9  # [N, 1]
+        lowest = 0.0 if self._is_positive else -1.0
+        y = self._product(x / scale, InputRange(lowest, 1.0), ["Dequantize"]) * scale
         y = tf.nn.bias_add(y, self._bias)
         y = tf.nn.relu(y) if self._is_relu else y
         if residual is not None:

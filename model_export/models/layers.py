@@ -16,6 +16,7 @@ import numpy as np
 import tensorflow as tf
 from numpy.typing import NDArray
 
+from model_export.contract import Dtype
 from model_export.models.kernels import pack as pack_kernel
 from model_export.models.precision import FLOAT32, Kernel, LinearWeights, Precision
 from model_export.models.range_observer import RangeObserver
@@ -70,6 +71,7 @@ class Linear(keras.layers.Layer):
         self._is_relu, self._is_kept, self._is_final = is_relu, is_kept, is_final
         self._output_scale = output_scale
         self._reader: str | None = None
+        self._is_positive = False
         self._folded: Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]] | None = None
         self._is_writer = False
         self._packed: Kernel | None = None
@@ -92,6 +94,7 @@ class Linear(keras.layers.Layer):
         Without ReLU between them it makes no difference.
         """
         self._reader = reader.key
+        reader._is_positive = self._is_relu
 
     def reads_stream(self, norm: StreamNorm) -> None:
         """Let it know that all it reads comes from ``norm``, whose work it takes over once they are packed."""
@@ -129,7 +132,9 @@ class Linear(keras.layers.Layer):
         if self._output_scale is not None:
             kernel, bias = kernel * self._output_scale[:, None], bias * self._output_scale
         reader = self._reader if self._is_relu else None
-        return LinearWeights(kernel, bias, self._is_relu, self._is_kept, self._is_final, reader)
+        return LinearWeights(
+            kernel, bias, self._is_relu, self._is_kept, self._is_final, is_positive=self._is_positive, reader=reader
+        )
 
     def call(self, x: tf.Tensor, residual: tf.Tensor | None = None) -> tf.Tensor:
         """[..., in_size] -> [..., out_size]; with a ``residual`` [..., out_size], which is added, float32."""
@@ -157,7 +162,7 @@ class LayerNorm(keras.layers.Layer):
         self._packed: tuple[NDArray[np.float32], NDArray[np.float32]] | None = None
         self.built = True
 
-    def pack(self) -> None:
+    def pack(self, dtype: Dtype = "float32") -> None:
         """Use a copy of the weights from now on, which a graph holds: reading variables costs as much as the work."""
         self._packed = (self.gamma.numpy(), self.beta.numpy())
 
@@ -179,28 +184,43 @@ class StreamNorm(LayerNorm):
     - readers leave the constant out and multiply by gain and ``sqrt(size)``, and their bias has the offset
       (``folded_into``).
 
-    What is left to do is to divide by the Euclidean norm.
+    What is left to do is to divide by the Euclidean norm. For int8 there is no constant, and epsilon is left out (5e-7
+    of a variance of 1), and the gain is not: it often evens out what readers have to tell apart in 255 steps.
     """
+
+    _is_gain_folded = False
+
+    def pack(self, dtype: Dtype = "float32") -> None:
+        """See ``LayerNorm.pack``."""
+        super().pack(dtype)
+        self._is_gain_folded = dtype != "int8"
 
     def folded_into(
         self, kernel: NDArray[np.float32], bias: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Kernel [out, size] and bias [out] of a reader as they have to be once this is packed."""
+        bias = bias + kernel @ self.beta.numpy()
+        if not self._is_gain_folded:
+            return kernel, bias
         scaled = kernel * self.gamma.numpy()
-        centered = scaled - scaled.mean(axis=1, keepdims=True)
-        return centered * np.float32(kernel.shape[1] ** 0.5), bias + kernel @ self.beta.numpy()
+        return (scaled - scaled.mean(axis=1, keepdims=True)) * np.float32(kernel.shape[1] ** 0.5), bias
 
     def begin(self, x: tf.Tensor) -> tf.Tensor:
         """What the stream starts from, [..., size], given it."""
         if self._packed is None:
             return x
-        return x - (tf.reduce_mean(x, axis=-1, keepdims=True) - self.epsilon**0.5)
+        constant = self.epsilon**0.5 if self._is_gain_folded else 0.0
+        return x - (tf.reduce_mean(x, axis=-1, keepdims=True) - constant)
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[..., size] -> [..., size]."""
         if self._packed is None:
             return super().call(x)
-        return x / tf.math.reduce_euclidean_norm(x, axis=-1, keepdims=True)
+        norm = tf.math.reduce_euclidean_norm(x, axis=-1, keepdims=True)
+        if self._is_gain_folded:
+            return x / norm
+        gamma, _ = self._packed
+        return x * tf.math.divide_no_nan(gamma * np.float32(len(gamma) ** 0.5), norm)
 
 
 class TokenEmbedding(keras.layers.Layer):

@@ -45,6 +45,7 @@ class LinearWeights(NamedTuple):
     is_relu: bool  # whether ReLU follows
     is_kept: bool  # whether its outputs are kept from step to step, or meet what is
     is_final: bool  # whether its outputs are logits, which tokens are chosen by
+    is_positive: bool = False  # whether it never reads what is negative
     reader: str | None = None  # key of the one layer that reads the outputs, as they are, after ReLU
 
 

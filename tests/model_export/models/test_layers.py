@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from model_export.contract import Dtype
 from model_export.models.layers import Linear, StreamNorm, TokenEmbedding
 
 
@@ -40,8 +41,11 @@ def test_packing_again_follows_a_changed_kernel() -> None:
     np.testing.assert_allclose(linear(x) - linear.bias, 2 * (before - linear.bias), atol=1e-5)
 
 
-@pytest.mark.parametrize("scale", [1.0, 1e-3])  # of the second, epsilon is half of what is divided by
-def test_a_packed_stream_gives_its_readers_what_they_had(scale: float) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "scale"),
+    [("float32", 1.0), ("float32", 1e-3), ("int8", 1.0), ("int8", 0.0)],  # of 1e-3, epsilon is as much as the variance
+)
+def test_a_packed_stream_gives_its_readers_what_they_had(dtype: Dtype, scale: float) -> None:
     generator = np.random.default_rng(5)
     norm, writer, reader = StreamNorm(16), random_linear(7, 16, tied=False), random_linear(16, 50, tied=False)
     for weights, deviation in ((norm.weights, 1.0), (writer.weights, scale)):
@@ -56,6 +60,7 @@ def test_a_packed_stream_gives_its_readers_what_they_had(scale: float) -> None:
         return tf.concat([reader(norm(x)), reader(norm(writer(tf.constant(added), x)))], axis=0)
 
     expected = read()
-    for layer in (norm, writer, reader):
+    norm.pack(dtype)
+    for layer in (writer, reader):
         layer.pack()
     np.testing.assert_allclose(read(), expected, atol=1e-4)
