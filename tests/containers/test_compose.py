@@ -89,7 +89,7 @@ def test_containers_are_confined(compose: Composed, service: str) -> None:
     for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb"):
         assert re.search(rf"^Cap{kind}:\s+0+$", status, re.MULTILINE), status
     assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
-    assert tried.splitlines()[0] == "65532"
+    assert "65532" in tried.splitlines()
     assert "touch: cannot touch '/usr/bin/x': Read-only file system" in tried
     assert "cannot touch '/etc/x': Read-only file system" in tried
 

@@ -21,7 +21,7 @@ def test_one_container_serves_what_was_exported(compose: Composed) -> None:
     compose("stop", "standalone")
 
     assert answer.json()["outputs"][0]["generated_text"] == "Je suis fatigué."
-    assert tried.splitlines()[0] == "65532"
+    assert "65532" in tried.splitlines()
     assert tried.count("Read-only file system") == 2
     assert "GLIBC_TUNABLES=glibc.malloc.hugetlb=1" in environment
     assert compose.container("standalone")["State"]["ExitCode"] == 0
