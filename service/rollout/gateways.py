@@ -80,22 +80,24 @@ def wanted_labels(gateway: Gateway) -> Labels:
 
 def _resolved(url: str) -> list[tuple[str, str]]:
     """An address for each place that ``url`` leads to, with the name that is asked for there."""
-    parts = urlsplit(url)
+    try:
+        parts = urlsplit(url)
+        port = parts.port or 80
+    except ValueError as error:
+        raise InvalidRequest(f"{url!r} is no address of a server: {error}") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
         raise InvalidRequest(f"{url!r} is no address of a server: it begins with http:// or https://")
     if parts.scheme == "https":
         return [(url.rstrip("/"), parts.netloc)]
     try:
-        infos = socket.getaddrinfo(parts.hostname, parts.port or 80, type=socket.SOCK_STREAM)
-    except OSError as error:
-        raise RolloutError(f"{parts.hostname} leads nowhere: {error.strerror}") from error
+        infos = socket.getaddrinfo(parts.hostname, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise RolloutError(f"{parts.hostname} leads nowhere ({reason}): is no gateway behind it ready?") from error
     family = socket.AF_INET if any(info[0] == socket.AF_INET for info in infos) else socket.AF_INET6
     hosts = sorted({str(info[4][0]) for info in infos if info[0] == family})
     places = [f"[{host}]" if ":" in host else host for host in hosts]
-    return [
-        (urlunsplit(("http", f"{place}:{parts.port or 80}", parts.path.rstrip("/"), "", "")), parts.netloc)
-        for place in places
-    ]
+    return [(urlunsplit(("http", f"{place}:{port}", parts.path.rstrip("/"), "", "")), parts.netloc) for place in places]
 
 
 def _gateway(address: str, host: str) -> Gateway:

@@ -163,7 +163,7 @@ def missing(gateway: Gateway, labels: ModelLabels, model: str) -> list[str]:
     for label, split in labels.items():
         there = gateway.models[model].labels.get(label)
         if there is None:
-            found.append(f"{gateway.address} has no label {label}")
+            found.append(f"{gateway.address} has no label {label}: does its MALGIL_LABELS_FILE name these?")
         elif there.reason is not None and _shares(there.wanted) == _shares(split):
             found.append(f"{gateway.address}: {label} is not {told(split)}: {there.reason}")
         elif _shares(there.in_force) != _shares(split):

@@ -51,7 +51,10 @@ def test_a_gateway_is_asked_by_its_name_at_its_address(tmp_path: Path) -> None:
     [
         ("gateways:8000", InvalidRequest, "'gateways:8000' is no address of a server"),
         ("http://", InvalidRequest, "is no address of a server"),
-        ("http://nowhere.invalid:1", RolloutError, r"nowhere\.invalid leads nowhere"),
+        ("http://gateways:http", InvalidRequest, "'http://gateways:http' is no address of a server: Port could not"),
+        ("https://[::1", InvalidRequest, "is no address of a server: Invalid IPv6"),
+        ("http://nowhere.invalid:1", RolloutError, r"nowhere\.invalid leads nowhere \(.*\): is no gateway behind it"),
+        ("http://a..b", RolloutError, r"a\.\.b leads nowhere"),
     ],
 )
 def test_what_is_no_address(url: str, error: type[Exception], message: str) -> None:

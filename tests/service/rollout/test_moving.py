@@ -130,7 +130,9 @@ def test_a_gateway_that_cannot_read_its_labels_is_told(one: TestGateway, file: P
 def test_labels_that_never_arrive_are_told(one: TestGateway, file: Path, tmp_path: Path) -> None:
     with gateway(None, 3, 4) as without:
         labels = {MODEL: {"stable": {3: 1}}}
-        with pytest.raises(RolloutError, match=rf"after 0 s they do not hold everywhere: {without.url} has no label"):
+        with pytest.raises(
+            RolloutError, match=rf"after 0 s they do not hold everywhere: {without.url} has no label stable: "
+        ):
             waiting_for([one.url, without.url], labels, MODEL, 0, lambda left: None)
     one.set_state(3, VersionState.LOADING)
     with pytest.raises(RolloutError, match=r"stable is not 3: version 3"):
