@@ -52,7 +52,9 @@ def test_models_may_come_from_an_image(tmp_path: Path) -> None:
 
     assert problems(manifests, VERSIONS[-1]) == []
     assert "PersistentVolumeClaim" not in {each["kind"] for each in manifests}
-    assert [each["name"] for each in pod["initContainers"]] == ["copy-models"]
+    (copies,) = pod["initContainers"]
+    assert copies["command"] == ["cp", "-R", "/models/.", f"{copies['volumeMounts'][0]['mountPath']}/"]
+    assert copies["volumeMounts"][0]["name"] == pod["volumes"][0]["name"] == "models"
     assert pod["volumes"][0].keys() == {"name", "emptyDir"}
 
 
