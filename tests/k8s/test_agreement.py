@@ -219,6 +219,17 @@ def test_the_route_waits_longer_than_the_gateway(everything: list[Manifest]) -> 
         assert {match["path"]["value"] for match in rule["matches"]} == {"/v1"}
 
 
+def test_canaries_get_a_share_by_weight_and_who_asks_by_header(everything: list[Manifest]) -> None:
+    (route,) = [each for each in everything if each["kind"] == "HTTPRoute"]
+    asked, shared = route["spec"]["rules"]
+    assert [match["headers"] for match in asked["matches"]] == [[{"name": "x-malgil-track", "value": "canary"}]]
+    assert [backend["name"] for backend in asked["backendRefs"]] == ["malgil-gateway-canary"]
+    assert {backend["name"]: backend["weight"] for backend in shared["backendRefs"]} == {
+        "malgil-gateway": 95,
+        "malgil-gateway-canary": 5,
+    }
+
+
 def test_images_are_those_of_compose(overlay: dict[str, Manifest]) -> None:
     services = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text("utf-8"))["services"]
     images = {container["image"] for each in overlay.values() for container in containers(each)}
