@@ -55,25 +55,27 @@ class Seq2SeqModel(keras.Model):
 
         The weights stay what they are, to be counted and stored. After further training, pack again.
         """
-        self._pack_norms(precision.dtype)
-        linears = self.linears()
-        tables = {layer.table.path for layer in self._flatten_layers() if isinstance(layer, TokenEmbedding)}
-        packed: list[keras.layers.Layer] = [*linears, *self._norms()]
-        replaced = {weight.path for layer in packed for weight in layer.weights} - tables
-        kept = [weight.value for weight in self.weights if weight.path not in replaced]
-        return kept + [variable for linear in linears for variable in linear.pack(precision)]
+        kept = self._prepare(precision.dtype)
+        return kept + [variable for linear in self.linears() for variable in linear.pack(precision)]
 
     def observe(self) -> dict[str, RangeObserver]:
         """Compute in float32 what int8 will, and note what each linear layer reads, by ``Linear.key``."""
-        self._pack_norms("int8")
+        self._prepare("int8")
         return {linear.key: linear.observe() for linear in self.linears()}
 
-    def _norms(self) -> list[LayerNorm]:
-        return [layer for layer in self._flatten_layers() if isinstance(layer, LayerNorm)]
-
-    def _pack_norms(self, dtype: Dtype) -> None:
-        for norm in self._norms():
-            norm.pack(dtype)
+    def _prepare(self, dtype: Dtype) -> list[tf.Variable]:
+        """Pack all but the linear layers; returns the variables that it reads then."""
+        layers = self._flatten_layers()
+        packed = [layer for layer in layers if isinstance(layer, Linear | LayerNorm | TokenEmbedding)]
+        replaced = {weight.path for layer in packed for weight in layer.weights}
+        tables = []
+        for layer in packed:
+            if isinstance(layer, LayerNorm):
+                layer.pack(dtype)
+            elif isinstance(layer, TokenEmbedding):
+                tables.append(layer)
+        kept = [weight.value for weight in self.weights if weight.path not in replaced]
+        return kept + [table.pack() for table in tables]  # which ask the norms
 
     def linears(self) -> list[Linear]:
         """All linear layers."""

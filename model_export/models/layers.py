@@ -22,6 +22,7 @@ from model_export.models.precision import FLOAT32, Kernel, LinearWeights, Precis
 from model_export.models.range_observer import RangeObserver
 
 Initializer = str | Callable[..., tf.Tensor]
+Writing = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 MASKED = -1e9
 """Added to attention logits that must not count; finite, so that a fully masked row stays free of NaN."""
@@ -72,8 +73,8 @@ class Linear(keras.layers.Layer):
         self._output_scale = output_scale
         self._reader: str | None = None
         self._is_positive = False
-        self._folded: Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]] | None = None
-        self._is_writer = False
+        self._read: Callable[..., tuple[NDArray[np.float32], NDArray[np.float32]]] | None = None
+        self._written: Writing | None = None
         self._packed: Kernel | None = None
         self.built = True
 
@@ -98,11 +99,11 @@ class Linear(keras.layers.Layer):
 
     def reads_stream(self, norm: StreamNorm) -> None:
         """Let it know that all it reads comes from ``norm``, whose work it takes over once they are packed."""
-        self._folded = norm.folded_into  # not the norm itself: its weights are not this layer's
+        self._read = norm.read  # not the norm itself: its weights are not this layer's
 
-    def writes_stream(self) -> None:
-        """Let it know that all it gives is added to what a ``StreamNorm`` reads, so that a mean may be left out."""
-        self._is_writer = True
+    def writes_stream(self, norm: StreamNorm) -> None:
+        """Let it know that all it gives is added to a stream that ``norm`` reads."""
+        self._written = norm.written
 
     def pack(self, precision: Precision = FLOAT32) -> Sequence[tf.Variable]:
         """Make a copy of the weights for decoding and use it from now on; returns what is read in their place.
@@ -125,10 +126,10 @@ class Linear(keras.layers.Layer):
     def _trained(self) -> LinearWeights:
         kernel = self.kernel.numpy()
         bias = np.zeros(len(kernel), np.float32) if self.bias is None else self.bias.numpy()
-        if self._folded is not None:
-            kernel, bias = self._folded(kernel, bias)
-        if self._is_writer:
-            kernel, bias = kernel - kernel.mean(axis=0), bias - bias.mean()
+        if self._read is not None:
+            kernel, bias = self._read(kernel, bias)
+        if self._written is not None:
+            kernel, bias = self._written(kernel.T).T, self._written(bias)
         if self._output_scale is not None:
             kernel, bias = kernel * self._output_scale[:, None], bias * self._output_scale
         reader = self._reader if self._is_relu else None
@@ -175,52 +176,49 @@ class LayerNorm(keras.layers.Layer):
 
 
 class StreamNorm(LayerNorm):
-    """The norm of a residual stream: of a sum that linear layers write to, and that is read through norms alone.
+    """The norm of a residual stream: of a sum of what embeddings and linear layers write, read through norms alone.
 
     Then most of its work can be done beforehand, in the weights of those layers. Once packed,
 
-    - what is written has a mean of 0 over the last axis (``Linear.writes_stream``, ``begin``), so none is subtracted;
-    - ``begin`` adds a constant, by which the sum of squares becomes ``size * (variance + epsilon)``;
-    - readers leave the constant out and multiply by gain and ``sqrt(size)``, and their bias has the offset
-      (``folded_into``).
+    - all that is written has a mean of 0 over the last axis (``written``), so none is subtracted;
+    - what begins the stream adds a constant, by which the sum of squares becomes ``size * (variance + epsilon)``;
+    - readers leave the constant out and multiply by gain and ``sqrt(size)``, and their bias has the offset (``read``).
 
-    What is left to do is to divide by the Euclidean norm. For int8 there is no constant, and epsilon is left out (5e-7
-    of a variance of 1), and the gain is not: it often evens out what readers have to tell apart in 255 steps.
+    What is left to do is to divide by the Euclidean norm. For int8 the stream is turned besides, to axes on which no
+    number stands out from the others (Ashkboos et al. 2024, QuaRot, https://arxiv.org/abs/2404.00456).
     """
 
-    _is_gain_folded = False
+    _axes: NDArray[np.float32] | None = None
 
     def pack(self, dtype: Dtype = "float32") -> None:
         """See ``LayerNorm.pack``."""
         super().pack(dtype)
-        self._is_gain_folded = dtype != "int8"
+        self._axes = _random_axes(self.gamma.shape[0]) if dtype == "int8" else None
 
-    def folded_into(
+    def written(self, values: NDArray[np.float32], *, is_first: bool = False) -> NDArray[np.float32]:
+        """``values`` [..., size] as they have to be written; ``is_first`` of one of those that begin a stream."""
+        centered = values - values.mean(axis=-1, keepdims=True) + (np.float32(self.epsilon**0.5) if is_first else 0.0)
+        return centered if self._axes is None else centered @ self._axes
+
+    def read(
         self, kernel: NDArray[np.float32], bias: NDArray[np.float32]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Kernel [out, size] and bias [out] of a reader as they have to be once this is packed."""
-        bias = bias + kernel @ self.beta.numpy()
-        if not self._is_gain_folded:
-            return kernel, bias
-        scaled = kernel * self.gamma.numpy()
-        return (scaled - scaled.mean(axis=1, keepdims=True)) * np.float32(kernel.shape[1] ** 0.5), bias
-
-    def begin(self, x: tf.Tensor) -> tf.Tensor:
-        """What the stream starts from, [..., size], given it."""
-        if self._packed is None:
-            return x
-        constant = self.epsilon**0.5 if self._is_gain_folded else 0.0
-        return x - (tf.reduce_mean(x, axis=-1, keepdims=True) - constant)
+        """Kernel [out, size] and bias [out] of a reader as they have to be."""
+        scaled = kernel * (self.gamma.numpy() * np.float32(kernel.shape[1] ** 0.5))
+        centered = scaled - scaled.mean(axis=1, keepdims=True)
+        return centered if self._axes is None else centered @ self._axes, bias + kernel @ self.beta.numpy()
 
     def call(self, x: tf.Tensor) -> tf.Tensor:
         """[..., size] -> [..., size]."""
         if self._packed is None:
             return super().call(x)
-        norm = tf.math.reduce_euclidean_norm(x, axis=-1, keepdims=True)
-        if self._is_gain_folded:
-            return x / norm
-        gamma, _ = self._packed
-        return x * tf.math.divide_no_nan(gamma * np.float32(len(gamma) ** 0.5), norm)
+        return x / tf.math.reduce_euclidean_norm(x, axis=-1, keepdims=True)
+
+
+def _random_axes(size: int) -> NDArray[np.float32]:
+    """An orthogonal matrix [size, size], always the same."""
+    axes, _ = np.linalg.qr(np.random.default_rng(0).normal(size=[size, size]))
+    return axes.astype(np.float32)
 
 
 class TokenEmbedding(keras.layers.Layer):
@@ -231,10 +229,24 @@ class TokenEmbedding(keras.layers.Layer):
         self.scale = scale
         initializer = keras.initializers.RandomNormal(stddev=size**-0.5)
         self.table = self.add_weight(shape=(vocabulary_size, size), initializer=initializer, name="table")
+        self._written: Writing | None = None
+        self._packed: tf.Variable | None = None
         self.built = True
+
+    def begins_stream(self, norm: StreamNorm) -> None:
+        """Let it know that all it gives is part of what a stream begins with, which ``norm`` reads."""
+        self._written = norm.written
+
+    def pack(self) -> tf.Variable:
+        """Use a copy of the table from now on, scale included, which is returned."""
+        table = self.table.numpy() * np.float32(self.scale)
+        self._packed = tf.Variable(table if self._written is None else self._written(table), trainable=False)
+        return self._packed
 
     def call(self, ids: tf.Tensor) -> tf.Tensor:
         """int32 [...] -> [..., size]."""
+        if self._packed is not None:
+            return tf.gather(tf.convert_to_tensor(self._packed), ids)
         return tf.gather(tf.convert_to_tensor(self.table), ids) * self.scale
 
 

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from functools import partial
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from model_export.config import LimitsConfig, TransformerConfig
+from model_export.contract import Dtype
 from model_export.models.attention import CrossAttention, SelfAttention
 from model_export.models.base import ModelInputs, Seq2SeqModel, TeacherForced
 from model_export.models.layers import (
@@ -45,7 +47,7 @@ class Sublayer(keras.layers.Layer):
         """Let the linear layers know that the sublayer begins and ends with them."""
         if isinstance(self.norm, StreamNorm):
             reader.reads_stream(self.norm)
-            writer.writes_stream()
+            writer.writes_stream(self.norm)
 
     def call(self, x: tf.Tensor, *, inner: Inner, training: bool = False) -> tf.Tensor:
         """``x`` [B, T, width] -> [B, T, width]."""
@@ -146,11 +148,13 @@ class Transformer(Seq2SeqModel):
             if config.norm == "pre":
                 self.encoder_norm = StreamNorm(width, name="encoder_norm")
                 self.decoder_norm = StreamNorm(width, name="decoder_norm")
+                self.embedding.begins_stream(self.decoder_norm)
                 self.output_projection.reads_stream(self.decoder_norm)
                 for layer in self.decoder_layers:
                     layer.cross_attention.key_value_projection.reads_stream(self.encoder_norm)
         self.source_positions = self._positions(limits.max_source_tokens, "source_positions")
         self.target_positions = self._positions(limits.max_target_tokens, "target_positions")
+        self._packed_positions: tuple[tf.Tensor, tf.Tensor] | None = None
         self.built = True
 
     def _positions(self, count: int, name: str) -> tf.Tensor | keras.Variable:
@@ -161,10 +165,20 @@ class Transformer(Seq2SeqModel):
         initializer = keras.initializers.RandomNormal(stddev=width**-0.5)
         return self.add_weight(shape=(count, width), initializer=initializer, name=name)
 
+    def _prepare(self, dtype: Dtype) -> list[tf.Variable]:
+        variables = super()._prepare(dtype)
+        norm, tables = self.decoder_norm, (self.source_positions, self.target_positions)
+        if norm is None:
+            return variables
+        source, target = (tf.constant(norm.written(np.array(table), is_first=True)) for table in tables)
+        self._packed_positions = source, target
+        replaced = [table.value for table in tables if isinstance(table, keras.Variable)]
+        return [variable for variable in variables if all(variable is not other for other in replaced)]
+
     def embed_target(self, ids: tf.Tensor, positions: tf.Tensor, training: bool = False) -> tf.Tensor:
         """int32 [B, T] at ``positions`` (broadcast to [B, T]) -> [B, T, width]."""
-        x = self.embedding(ids) + tf.gather(tf.convert_to_tensor(self.target_positions), positions)
-        x = x if self.decoder_norm is None else self.decoder_norm.begin(x)
+        table = self._packed_positions[1] if self._packed_positions else tf.convert_to_tensor(self.target_positions)
+        x = self.embedding(ids) + tf.gather(table, positions)
         return self.embedding_dropout(x, training=training)
 
     def decoded(self, x: tf.Tensor) -> tf.Tensor:
@@ -175,8 +189,8 @@ class Transformer(Seq2SeqModel):
         """int32 [B, S], [B] -> memory [B, S, width] and its bias [B, 1, 1, S]."""
         size = tf.shape(source_ids)[1]
         bias = padding_bias(source_lengths, size)[:, None, None, :]  # [batch, 1, 1, source]
-        x = self.embedding(source_ids) + tf.convert_to_tensor(self.source_positions)[:size]
-        x = x if self.encoder_norm is None else self.encoder_norm.begin(x)
+        table = self._packed_positions[0] if self._packed_positions else tf.convert_to_tensor(self.source_positions)
+        x = self.embedding(source_ids) + table[:size]
         x = self.embedding_dropout(x, training=training)  # [batch, source, width]
         for layer in self.encoder_layers:
             x = layer(x, bias, training=training)

@@ -90,7 +90,8 @@ class Regression:
 
     def predict(self, x: Sequence[float]) -> float:
         """The expected y; positive for x that is not all zero, as long as no coefficient is."""
-        return sum(map(mul, x, self._coefficients))
+        total: float = sum(map(mul, x, self._coefficients))
+        return total
 
     def learn(self, x: Sequence[float], y: float) -> None:
         """One observation, y > 0."""
