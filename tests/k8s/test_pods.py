@@ -11,7 +11,7 @@ import pytest
 from tests.support.kustomize import Manifest, render
 from tests.support.manifest_links import selected
 from tests.support.manifest_schemas import containers
-from tests.support.overlays import K8S, NAMES, complete
+from tests.support.overlays import K8S, NAMES
 
 SPREAD = {"kubernetes.io/hostname", "topology.kubernetes.io/zone"}
 
@@ -87,20 +87,6 @@ def test_tf_serving_listens_where_it_is_asked(overlay: list[Manifest]) -> None:
     assert ports == {"grpc": int(said["--port"]), "rest": int(said["--rest_api_port"])}
     assert container["livenessProbe"]["grpc"]["port"] == ports["grpc"]
     assert said["--enable_grpc_healthcheck_service"] == "true"  # else that probe fails
-
-
-def test_metrics_are_where_prometheus_reads_them(tmp_path_factory: pytest.TempPathFactory) -> None:
-    everything = render(complete(tmp_path_factory.mktemp("copy")))
-    (config,) = [
-        each["data"]["monitoring.config"] for each in everything if "monitoring.config" in each.get("data", {})
-    ]
-    read = {
-        name: [each["path"] for each in named(everything, "ServiceMonitor", name)["spec"]["endpoints"]]
-        for name in ("malgil-gateway", "malgil-tf-serving")
-    }
-
-    assert read == {"malgil-gateway": ["/metrics"], "malgil-tf-serving": re.findall(r'path: "(.*)"', config)}
-    assert "enable: true" in config
 
 
 def test_a_gateway_may_call_tf_serving_and_dns(overlay: list[Manifest]) -> None:
