@@ -137,7 +137,10 @@ def as_json(
 
 def measure_model(arguments: argparse.Namespace, model: str, console: Console) -> list[Measured]:
     """All cases of one model, each shown as soon as it is done."""
-    folder, vocabulary = builds.trained(model), load_config(model).model.vocabulary_size
+    folder, vocabulary = (
+        builds.trained(*builds.configured(model)),
+        load_config(*builds.configured(model)).model.vocabulary_size,
+    )
     contenders = named(arguments.contenders)
     if not model.startswith("transformer"):
         contenders = [one for one in contenders if one.engine in ("malgil", "naive")]  # no peer has such a model
@@ -157,7 +160,10 @@ def show_profile(arguments: argparse.Namespace, console: Console) -> None:
     """``--profile``."""
     os.sched_setaffinity(0, {arguments.core})
     for model in arguments.models:
-        folder, vocabulary = builds.trained(model), load_config(model).model.vocabulary_size
+        folder, vocabulary = (
+            builds.trained(*builds.configured(model)),
+            load_config(*builds.configured(model)).model.vocabulary_size,
+        )
         is_name = arguments.profile in CONTENDERS
         artifact = CONTENDERS[arguments.profile].build(folder) if is_name else Path(arguments.profile)
         for beam_size in arguments.beams:
@@ -176,7 +182,7 @@ def show_profile(arguments: argparse.Namespace, console: Console) -> None:
 def parser() -> argparse.ArgumentParser:
     """The command line."""
     found = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    found.add_argument("--models", type=names, default=["transformer"], help="also rnn, rnn-attention")
+    found.add_argument("--models", type=names, default=["transformer"], help="also transformer-pre, rnn, rnn-attention")
     found.add_argument("--contenders", type=names, default=list(CONTENDERS), help=", ".join(CONTENDERS))
     found.add_argument("--batch", type=numbers, default=[1, 8, 32])
     found.add_argument("--beams", type=numbers, default=[1, 4])

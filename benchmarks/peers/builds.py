@@ -21,6 +21,12 @@ CALIBRATION_FILE = "calibration.tsv"
 """Text pairs in a folder of ``trained``."""
 
 
+def configured(model: str) -> tuple[str, dict[str, Any]]:
+    """Configuration and overrides of a model's name: ``transformer-pre`` is ``transformer`` with pre-norm."""
+    config = model.removesuffix("-pre")
+    return config, {} if config == model else {"model.norm": "pre"}
+
+
 def trained(config: str, overrides: Mapping[str, Any] | None = None, countdowns: Sequence[Row] = ()) -> Path:
     """The folder of ``random_model(config, overrides)``, as training would have left it.
 
