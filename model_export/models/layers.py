@@ -10,6 +10,7 @@ inside ``keras.name_scope(self.name)``, which makes every variable's path unique
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import cache
 
 import keras
 import numpy as np
@@ -215,6 +216,7 @@ class StreamNorm(LayerNorm):
         return x / tf.math.reduce_euclidean_norm(x, axis=-1, keepdims=True)
 
 
+@cache
 def _random_axes(size: int) -> NDArray[np.float32]:
     """An orthogonal matrix [size, size], always the same."""
     axes, _ = np.linalg.qr(np.random.default_rng(0).normal(size=[size, size]))

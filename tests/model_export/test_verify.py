@@ -22,7 +22,7 @@ from model_export.artifact.reloaded import in_session
 from model_export.artifact.replay import Comparison, replay_certificate
 from model_export.contract import IDS_ONLY, SIGNATURES, Certificate, CpuFeatures, Manifest
 from model_export.generation import opened
-from model_export.text.tokenizers import EOS_ID
+from model_export.text.tokenizers import BOS_ID, EOS_ID
 from model_export.verify import VerificationReport, VerifyError, verify
 from tests.support.tiny_models import CORPUS, VOCABULARY_SIZE, tiny_tokenizer
 
@@ -55,13 +55,13 @@ def found(report: VerificationReport) -> set[tuple[str, str, str, str]]:
 
 
 def change_one_weight(artifact: Path) -> None:
-    """Rewrite the checkpoint with one number changed: the bias of a single token."""
+    """Rewrite the checkpoint with one number changed: of the embedding that every answer begins with."""
     prefix = str(artifact / "variables" / "variables")
     checkpoint = tf.train.load_checkpoint(prefix)
     tensors = {name: checkpoint.get_tensor(name) for name in checkpoint.get_variable_to_shape_map()}
-    (bias,) = [name for name, value in tensors.items() if np.shape(value) == (VOCABULARY_SIZE,)]
-    tensors[bias] = tensors[bias].copy()
-    tensors[bias][VOCABULARY_SIZE - 1] += 1.0
+    (table,) = [name for name, value in tensors.items() if np.ndim(value) == 2 and len(value) == VOCABULARY_SIZE]
+    tensors[table] = tensors[table].copy()
+    tensors[table][BOS_ID, 0] += 1.0
     tf.raw_ops.SaveV2(
         prefix=prefix,
         tensor_names=list(tensors),

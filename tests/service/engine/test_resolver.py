@@ -169,10 +169,13 @@ def test_nobody_waits_for_a_successor_for_long_nor_beyond_the_deadline() -> None
         with pytest.raises(BackendUnavailable):
             await generate(engine)
         assert 3 * POLL_S <= loop.time() - started < 2
-        started = loop.time()
-        with pytest.raises((BackendUnavailable, DeadlineExceeded)):
-            await generate(engine, timeout_s=0.01)
-        assert loop.time() - started < 3 * POLL_S
+        took = []
+        for _ in range(5):  # the processor may be elsewhere for as long, though not each time
+            started = loop.time()
+            with pytest.raises((BackendUnavailable, DeadlineExceeded)):
+                await generate(engine, timeout_s=0.01)
+            took.append(loop.time() - started)
+        assert min(took) < 3 * POLL_S
 
     run(test, backend)
 
