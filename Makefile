@@ -44,7 +44,7 @@ test: $(VENV)/.installed
 # Says loudly that nothing was tested where there is no engine, which is no failure.
 test-containers: $(VENV)/.installed
 	@if docker info >/dev/null 2>&1 && docker compose version >/dev/null 2>&1; then \
-		TEST_CONTAINERS=1 $(BIN)/pytest tests/containers -v --durations=15 $(ARGS); \
+		TEST_CONTAINERS=1 $(BIN)/pytest tests/containers -v --durations=15 --session-timeout=600 $(ARGS); \
 	else \
 		printf '\n*** CONTAINERS WERE NOT TESTED: no Docker engine with compose answers here. ***\n\n' >&2; \
 	fi

@@ -22,17 +22,6 @@ PORTS = {"GATEWAY_PORT": 18000, "GATEWAY_GRPC_PORT": 19000, "STANDALONE_PORT": 1
 INT8_FEATURES = CpuFeatures(("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"))
 
 
-def engine_answers() -> bool:
-    """Whether there is a Docker engine with compose."""
-    try:
-        return not any(
-            subprocess.run(["docker", *words], capture_output=True, check=False).returncode
-            for words in (["info"], ["compose", "version"])
-        )
-    except FileNotFoundError:
-        return False
-
-
 def docker(*words: str, check: bool = True, timeout_s: float = 900.0) -> str:
     """What a command of docker says; a failure is told with all of it."""
     return _run(["docker", *words], dict(os.environ), check, timeout_s)
