@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import copy
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
-from tests.support.kustomize import KustomizeError, Manifest, render
+from tests.support.kustomize import Manifest, render
 from tests.support.manifest_schemas import VERSIONS
 from tests.support.manifests import problems
-from tests.support.overlays import K8S, complete
+from tests.support.overlays import NAMESPACE, complete
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +169,19 @@ def labels_by_sub_path(found: dict[str, Manifest]) -> None:
     container(found["Deployment/malgil-gateway"])["volumeMounts"][0]["subPath"] = "labels.yaml"
 
 
+def anybody_calls_tf_serving(found: dict[str, Manifest]) -> None:
+    found["NetworkPolicy/malgil-tf-serving"]["spec"]["ingress"][0]["from"] = [{"podSelector": {}}]
+
+
+def anybody_reads_metrics(found: dict[str, Manifest]) -> None:
+    for name in ("malgil-gateway", "malgil-gateway-canary", "malgil-tf-serving"):
+        found[f"NetworkPolicy/{name}"]["spec"]["ingress"][1]["from"] = [{"namespaceSelector": {}}]
+
+
+def another_namespace(found: dict[str, Manifest]) -> None:
+    found["ServiceMonitor/malgil-gateway"]["metadata"]["namespace"] = "monitoring"
+
+
 MISTAKES: list[tuple[Callable[[dict[str, Manifest]], None], str]] = [
     (unknown_field, "Deployment/malgil-gateway: /spec/template/spec/containers/0: Additional properties"),
     (unknown_field_of_a_custom_resource, "ServiceMonitor/malgil-gateway: /spec/endpoints/0: Additional properties"),
@@ -207,6 +218,9 @@ MISTAKES: list[tuple[Callable[[dict[str, Manifest]], None], str]] = [
     (token, "its pods get a token"),
     (latest_image, "image malgil/gateway:latest has no version"),
     (labels_by_sub_path, "never brought up to date"),
+    (anybody_calls_tf_serving, "NetworkPolicy/malgil-tf-serving: those that may call malgil-tf-serving are not"),
+    (anybody_reads_metrics, "NetworkPolicy/malgil-gateway-canary: others than Prometheus read the metrics of"),
+    (another_namespace, "ServiceMonitor/malgil-gateway: its namespace is monitoring, that of the others malgil"),
 ]
 
 
@@ -220,30 +234,12 @@ def test_a_mistake_is_found(
     assert told in "\n".join(problems(manifests, VERSIONS[-1]))
 
 
-@pytest.mark.parametrize(
-    ("file", "before", "after", "told"),
-    [
-        ("base/gateway/services.yaml", "  name: malgil-gateway\n", "  name: malgil-gateway\n  name: b\n", "twice"),
-        ("base/kustomization.yaml", "namespace: malgil", "namespace: malgil\nvars: []", "vars: not known here"),
-        ("overlays/local/kustomization.yaml", "kind: PersistentVolumeClaim, name", "kind: Volume, name", "there is no"),
-        ("overlays/local/kustomization.yaml", "/spec/maxReplicas", "/spec/most", "there is no /spec/most"),
-        ("overlays/local/kustomization.yaml", "[labels.yaml]", "[label.yaml]", "there is no label.yaml"),
-    ],
-)
-def test_a_mistake_in_a_file_is_found(tmp_path: Path, file: str, before: str, after: str, told: str) -> None:
-    shutil.copytree(K8S, tmp_path / "k8s")
-    text = (tmp_path / "k8s" / file).read_text()
-    assert before in text
-    (tmp_path / "k8s" / file).write_text(text.replace(before, after, 1))
+def test_components_without_a_namespace_are_found(tmp_path: Path) -> None:
+    folder = complete(tmp_path)
+    text = (folder / "kustomization.yaml").read_text()
+    assert f"namespace: {NAMESPACE}\n" in text
+    (folder / "kustomization.yaml").write_text(text.replace(f"namespace: {NAMESPACE}\n", ""))
+    found = problems(render(folder), VERSIONS[-1])
 
-    with pytest.raises(KustomizeError, match=told):
-        render(tmp_path / "k8s" / "overlays" / "local")
-
-
-def test_an_object_that_is_there_twice_is_found(tmp_path: Path) -> None:
-    (tmp_path / "kustomization.yaml").write_text("resources: [a.yaml, b.yaml]\n")
-    for name in ("a.yaml", "b.yaml"):
-        (tmp_path / name).write_text(yaml.safe_dump({"kind": "Service", "metadata": {"name": "one"}}))
-
-    with pytest.raises(KustomizeError, match="twice"):
-        render(tmp_path)
+    objects = ("PrometheusRule/malgil", "ServiceMonitor/malgil-gateway", "ServiceMonitor/malgil-tf-serving")
+    assert sorted(found) == [f"{each}: it has no namespace" for each in ("HTTPRoute/malgil", *objects)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from tests.support.kustomize import Manifest, references
+from tests.support.kustomize import CLUSTER_WIDE, Manifest, references
 from tests.support.manifest_schemas import containers, pod_of
 
 PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
@@ -15,6 +16,7 @@ DNS = (53,)
 
 def link_problems(manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, str]]:
     """What does not fit together."""
+    yield from _namespace_problems(manifests)
     names = {(each["kind"], each["metadata"]["name"]) for each in manifests}
     for each in manifests:
         for kind, holder, field in references([each]):
@@ -32,6 +34,18 @@ def link_problems(manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, str
         if each["kind"] in checks:
             for problem in checks[each["kind"]](each, manifests):
                 yield each, problem
+
+
+def _namespace_problems(manifests: Sequence[Manifest]) -> Iterator[tuple[Manifest, str]]:
+    """Names and selectors mean things of one namespace: who is in another finds nothing there."""
+    namespaced = [each for each in manifests if each["kind"] not in CLUSTER_WIDE]
+    of_each = [each["metadata"].get("namespace") for each in namespaced]
+    ((most, _),) = Counter(filter(None, of_each)).most_common(1) or ((None, 0),)
+    for each, namespace in zip(namespaced, of_each, strict=True):
+        if namespace is None:
+            yield each, "it has no namespace"
+        elif namespace != most:
+            yield each, f"its namespace is {namespace}, that of the others {most}"
 
 
 def selected(selector: Mapping[str, Any] | None, labels: Mapping[str, str]) -> bool:

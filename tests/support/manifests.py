@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from tests.support.kustomize import Manifest, key
 from tests.support.manifest_links import link_problems
 from tests.support.manifest_schemas import schema_problems, value_problems
+from tests.support.network_policies import reach_problems
 from tests.support.pod_security import security_problems
 
 
@@ -19,7 +20,8 @@ def problems(manifests: Sequence[Manifest], version: str) -> list[str]:
     found += [f"{kind}/{name}: is there twice" for (kind, _, name), n in Counter(map(key, manifests)).items() if n > 1]
     for each in manifests:
         found += [f"{_told(each)}: {problem}" for problem in (*value_problems(each), *security_problems(each))]
-    return found + [f"{_told(each)}: {problem}" for each, problem in link_problems(manifests)]
+    between = (*link_problems(manifests), *reach_problems(manifests))
+    return found + [f"{_told(each)}: {problem}" for each, problem in between]
 
 
 def _told(manifest: Manifest) -> str:

@@ -8,6 +8,7 @@ from typing import Final
 
 K8S: Final = Path(__file__).parents[2] / "k8s"
 NAMES: Final = ("local", "production", "canary")
+NAMESPACE: Final = "malgil"
 FOLDERS: Final = ("base", *(f"overlays/{name}" for name in NAMES))
 
 
@@ -18,7 +19,9 @@ def overlay_with(parent: Path, overlay: str, *components: str) -> Path:
     folder = copy / "overlays" / "with-components"
     folder.mkdir()
     of_components = ", ".join(f"../../components/{each}" for each in components)
-    (folder / "kustomization.yaml").write_text(f"resources: [../{overlay}]\ncomponents: [{of_components}]\n")
+    (folder / "kustomization.yaml").write_text(
+        f"namespace: {NAMESPACE}\nresources: [../{overlay}]\ncomponents: [{of_components}]\n"
+    )
     return folder
 
 
