@@ -12,8 +12,8 @@ RUN for list in packages/*.txt; do python locked.py requirements.lock "$list" > 
 FROM ${PYTHON_IMAGE} AS tensorflow
 ARG PIP_INDEX_URL
 COPY --from=locked /locked/tensorflow.txt /locked.txt
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile --require-hashes --prefix=/packages --requirement /locked.txt \
+RUN --mount=type=cache,target=/var/cache/pip \
+    pip install --cache-dir=/var/cache/pip --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile --require-hashes --prefix=/packages --requirement /locked.txt \
     && rm -r /packages/lib/python3.11/site-packages/tensorflow/include \
     && python -m compileall -q -j 0 -s /packages -p /usr/local /packages
 
@@ -21,8 +21,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM ${PYTHON_IMAGE} AS gateway-packages
 ARG PIP_INDEX_URL
 COPY --from=locked /locked/gateway.txt /locked.txt
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile --require-hashes --prefix=/packages --requirement /locked.txt \
+RUN --mount=type=cache,target=/var/cache/pip \
+    pip install --cache-dir=/var/cache/pip --disable-pip-version-check --root-user-action=ignore --no-deps --no-compile --require-hashes --prefix=/packages --requirement /locked.txt \
     && find /packages -type d -name tests -prune -exec rm -r {} + \
     && python -m compileall -q -j 0 -s /packages -p /usr/local /packages
 
@@ -30,8 +30,8 @@ RUN --mount=type=cache,target=/root/.cache/pip \
 FROM ${PYTHON_IMAGE} AS malgil
 ARG PIP_INDEX_URL
 COPY --from=locked /locked/build.txt /locked.txt
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --requirement /locked.txt
+RUN --mount=type=cache,target=/var/cache/pip \
+    pip install --cache-dir=/var/cache/pip --disable-pip-version-check --root-user-action=ignore --no-deps --require-hashes --requirement /locked.txt
 WORKDIR /source
 COPY pyproject.toml README.md LICENSE ./
 COPY model_export model_export

@@ -51,7 +51,7 @@ class Seq2SeqModel(keras.Model):
         return self.output_projection(self.teacher_forced(inputs, training).hidden)
 
     def pack(self, precision: Precision = FLOAT32) -> list[tf.Variable]:
-        """Ready every linear layer for decoding; returns all variables that the model then reads.
+        """Ready all layers for decoding; returns all variables that the model then reads.
 
         The weights stay what they are, to be counted and stored. After further training, pack again.
         """

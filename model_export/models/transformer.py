@@ -165,6 +165,11 @@ class Transformer(Seq2SeqModel):
         initializer = keras.initializers.RandomNormal(stddev=width**-0.5)
         return self.add_weight(shape=(count, width), initializer=initializer, name=name)
 
+    @property
+    def _position_tables(self) -> tuple[tf.Tensor | keras.Variable, ...]:
+        """Of source and target, [positions, width]."""
+        return self._packed_positions or (self.source_positions, self.target_positions)
+
     def _prepare(self, dtype: Dtype) -> list[tf.Variable]:
         variables = super()._prepare(dtype)
         norm, tables = self.decoder_norm, (self.source_positions, self.target_positions)
@@ -177,8 +182,7 @@ class Transformer(Seq2SeqModel):
 
     def embed_target(self, ids: tf.Tensor, positions: tf.Tensor, training: bool = False) -> tf.Tensor:
         """int32 [B, T] at ``positions`` (broadcast to [B, T]) -> [B, T, width]."""
-        table = self._packed_positions[1] if self._packed_positions else tf.convert_to_tensor(self.target_positions)
-        x = self.embedding(ids) + tf.gather(table, positions)
+        x = self.embedding(ids) + tf.gather(tf.convert_to_tensor(self._position_tables[1]), positions)
         return self.embedding_dropout(x, training=training)
 
     def decoded(self, x: tf.Tensor) -> tf.Tensor:
@@ -189,8 +193,7 @@ class Transformer(Seq2SeqModel):
         """int32 [B, S], [B] -> memory [B, S, width] and its bias [B, 1, 1, S]."""
         size = tf.shape(source_ids)[1]
         bias = padding_bias(source_lengths, size)[:, None, None, :]  # [batch, 1, 1, source]
-        table = self._packed_positions[0] if self._packed_positions else tf.convert_to_tensor(self.source_positions)
-        x = self.embedding(source_ids) + table[:size]
+        x = self.embedding(source_ids) + tf.convert_to_tensor(self._position_tables[0])[:size]
         x = self.embedding_dropout(x, training=training)  # [batch, source, width]
         for layer in self.encoder_layers:
             x = layer(x, bias, training=training)
