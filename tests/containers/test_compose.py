@@ -152,7 +152,8 @@ def test_tf_serving_is_killed_and_comes_back(compose: Composed) -> None:
         back = time.monotonic()
 
     assert {each.status for each in load.exchanges if each.ended < killed} == {200}
-    assert {each.status for each in load.exchanges} == {200, 503}
+    # While a container goes its network may swallow a call without a word: then the request's own deadline ends it.
+    assert {200, 503} <= {each.status for each in load.exchanges} <= {200, 503, 504}
     refused = [each for each in load.exchanges if each.status == 503]
     assert {each.answer["error_type"] for each in refused} == {"unavailable"}
     assert all(int(each.headers["retry-after"]) >= 1 for each in refused)
