@@ -36,7 +36,7 @@ $(MODELS)/%/.exported: models/%/config.yaml models/%/weights.safetensors models/
 models: $(EXPORTED)
 
 serve: $(VENV)/.installed models
-	GLIBC_TUNABLES=$${GLIBC_TUNABLES-glibc.malloc.hugetlb=1} $(BIN)/malgil serve --models $(MODELS) $(ARGS)
+	$(BIN)/malgil serve --models $(MODELS) $(ARGS)
 
 test: $(VENV)/.installed
 	$(BIN)/pytest --durations=15 $(ARGS)

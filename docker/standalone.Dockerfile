@@ -45,9 +45,7 @@ COPY --from=tensorflow /packages /usr/local
 COPY --from=gateway-packages /packages /usr/local
 COPY --from=malgil /malgil /usr/local
 COPY docker/healthcheck.py /usr/local/lib/malgil/healthcheck.py
-# Weights on huge pages are read faster: docs/settings.md.
-ENV GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \
-    HOME=/tmp \
+ENV HOME=/tmp \
     MALGIL_BACKEND=embedded \
     MALGIL_HOST=0.0.0.0 \
     MALGIL_MODELS_FOLDER=/models \

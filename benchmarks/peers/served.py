@@ -13,8 +13,9 @@ from benchmarks.servers import REPOSITORY, Server, started
 from model_export.trained_model import TOKENIZER_FILE
 
 TF_SERVING_FLAGS = REPOSITORY / "docker" / "tf-serving.flags"
+HUGE_PAGES: Final[Mapping[str, str]] = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""Of servers whose memory allocator is glibc's: all but our own, which chooses for itself."""
 ENVIRONMENT: Final[Mapping[str, str]] = {
-    "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1",  # docs/decisions/0024-huge-pages.md
     "HF_HUB_OFFLINE": "1",
     "PYTHONWARNINGS": "ignore",
     "TF_CPP_MIN_LOG_LEVEL": "3",
@@ -32,9 +33,9 @@ class Setup:
     tf_serving: str | None = None  # address of a model server that is there already
     batched_options: Sequence[str] = ()  # of ``serving.ctranslate2_batched``
 
-    def start(self, module: str, *arguments: object) -> AbstractContextManager[Server]:
+    def start(self, module: str, *arguments: object, **environment: str) -> AbstractContextManager[Server]:
         """``python -m module`` on the cores."""
-        return started(module, *arguments, cores=self.cores, **ENVIRONMENT)
+        return started(module, *arguments, cores=self.cores, **ENVIRONMENT, **environment)
 
     def artifacts(self) -> Path:
         """The folder of models with our artifact."""
@@ -70,7 +71,7 @@ def tf_serving(setup: Setup) -> Iterator[Running]:
     flags = TF_SERVING_FLAGS.read_text().split()
     arguments = (f"--model_base_path={setup.artifacts()}", "--port=0", *flags)
     with (
-        setup.start("tests.support.model_server", *arguments) as model_server,
+        setup.start("tests.support.model_server", *arguments, **HUGE_PAGES) as model_server,
         _gateway(setup, f"127.0.0.1:{model_server.port}") as gateway,
     ):
         yield Running(gateway.port, [gateway.pid, model_server.pid])
@@ -84,7 +85,7 @@ def _gateway(setup: Setup, address: str) -> AbstractContextManager[Server]:
 @contextmanager
 def _peer(setup: Setup, server: str, folder: Path, options: Sequence[str] = ()) -> Iterator[Running]:
     arguments = (server, folder, setup.model / TOKENIZER_FILE, *options)
-    with setup.start("benchmarks.peers.serving", *arguments) as process:
+    with setup.start("benchmarks.peers.serving", *arguments, **HUGE_PAGES) as process:
         yield Running(process.port, [process.pid])
 
 

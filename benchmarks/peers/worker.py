@@ -18,6 +18,7 @@ from typing import Any, Literal
 
 from benchmarks.peers import engines
 from benchmarks.peers.engines import Call, Ids
+from service.cli.memory_allocator import environment_for_models
 
 Clock = Literal["wall", "cpu"]
 
@@ -43,7 +44,12 @@ class Worker:
         self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115  as long as the process lives
         command = [sys.executable, "-m", "benchmarks.peers.worker", engine, str(core), *map(str, arguments)]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._log, text=True, env=_environment()
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._log,
+            text=True,
+            env=_environment(engine),
         )
 
     def ask(self, call: Call) -> Answer:
@@ -85,8 +91,11 @@ def take_turns(
     return answers
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "HF_HUB_OFFLINE": "1"}
+def _environment(engine: str) -> dict[str, str]:
+    """Ours gets the memory allocator that ``malgil serve`` takes, the others huge pages, which are best for them."""
+    memory = environment_for_models(os.environ) if engine == "malgil" else {}
+    others = {"OMP_NUM_THREADS": "1", "TF_CPP_MIN_LOG_LEVEL": "3", "HF_HUB_OFFLINE": "1"}
+    return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1", **os.environ, **memory, **others}
 
 
 def main() -> None:

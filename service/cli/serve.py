@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 
 from service.backend import ModelVersion, VersionState
 from service.cli.console import Command, Debug, given, one_line_errors, setting_flag
+from service.cli.memory_allocator import start_anew_for_models
 from service.settings import ENVIRONMENT_PREFIX, Settings
 
 
@@ -62,6 +63,8 @@ def serve(
         for name, value in settings.model_dump(mode="json").items():
             typer.echo(f"{ENVIRONMENT_PREFIX}{name.upper()}={'' if value is None else value}")
         return
+    if settings.backend == "embedded":
+        start_anew_for_models()
     from service.bootstrap import run
 
     run(settings, _announce)

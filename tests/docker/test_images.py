@@ -143,10 +143,6 @@ def test_servers_tell_their_health_with_what_the_image_has(name: str) -> None:
     assert image.texts("ENTRYPOINT") == ['["malgil"]']
 
 
-def test_models_are_read_from_huge_pages() -> None:
-    assert IMAGES["standalone"][-1].environment["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
-
-
 def test_stages_that_images_share_are_the_same() -> None:
     """Else they are built, stored and pulled several times."""
     shared = [stage for stages in IMAGES.values() for stage in stages[:-1]]

@@ -4,7 +4,9 @@ import asyncio
 import json
 import signal
 import socket
+import sys
 import time
+from pathlib import Path
 
 import grpc
 import httpx
@@ -14,6 +16,7 @@ from grpc_health.v1.health_pb2_grpc import HealthStub
 
 from service.backends.scripted import ScriptedBackend
 from service.bootstrap import _unless_hurried, make_backend
+from service.cli.memory_allocator import environment_for_models
 from service.settings import Settings
 from tests.support.server_process import server_process
 
@@ -44,6 +47,9 @@ def test_a_signal_stops_a_server_that_still_loads(artifact_root):
         _wait_until_it_lives(address)
         response = httpx.get(f"{address}/readyz")
         assert (response.status_code, response.json()["error_type"]) == (503, "unavailable")
+        if sys.platform == "linux":
+            environment = Path(f"/proc/{server.process.pid}/environ").read_text(encoding="utf-8").split("\0")
+            assert environment_for_models(dict(each.split("=", 1) for each in environment if each)) == {}
         with grpc.insecure_channel(f"127.0.0.1:{rpc_port}") as channel:
             health = HealthStub(channel).Check(HealthCheckRequest(), wait_for_ready=True, timeout=10)
             assert health.status == HealthCheckResponse.NOT_SERVING

@@ -1,0 +1,48 @@
+"""A faster memory allocator for the process that runs models: docs/decisions/0028-memory-allocator.md.
+
+A decode step allocates hundreds of tensors, which takes a fifth of its time with glibc's allocator. A process gets
+another one only when it starts, so this one starts anew: same process, same command line.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, files
+from typing import Final
+
+_LIBRARIES: Final = ("libtbbmalloc.so.2", "libtbbmalloc_proxy.so.2")
+"""oneTBB's allocator, and what puts it in the place of ``malloc``, in the order in which they must be loaded."""
+_PRELOAD: Final = "LD_PRELOAD"
+_GLIBC_TUNABLES: Final = "GLIBC_TUNABLES"
+
+
+def environment_for_models(environment: Mapping[str, str]) -> dict[str, str]:
+    """What ``environment`` lacks for a process that runs models.
+
+    Empty where a library is preloaded or glibc is tuned already, be it with an empty value: whoever starts a process
+    decides. Without oneTBB glibc's own allocator takes huge pages (docs/decisions/0024-huge-pages.md).
+    """
+    if sys.platform != "linux" or _PRELOAD in environment or _GLIBC_TUNABLES in environment:
+        return {}
+    libraries = _installed()
+    if len(libraries) < len(_LIBRARIES):
+        return {_GLIBC_TUNABLES: "glibc.malloc.hugetlb=1"}
+    return {_PRELOAD: ":".join(libraries)}
+
+
+def start_anew_for_models() -> None:
+    """Replace this process by itself, unless it has what ``environment_for_models`` asks for."""
+    if missing := environment_for_models(os.environ):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **missing})
+
+
+def _installed() -> list[str]:
+    try:
+        found = {path.name: os.path.realpath(path.locate()) for path in files("tbb") or () if path.name in _LIBRARIES}
+    except PackageNotFoundError:
+        return []
+    return [found[name] for name in _LIBRARIES if name in found]
