@@ -6,7 +6,7 @@ import ipaddress
 import ssl
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 import grpc
 import grpc.aio
@@ -18,6 +18,14 @@ from service.settings import Settings
 Connect: TypeAlias = Callable[[Endpoint], grpc.aio.Channel]
 """Opens a channel to exactly one replica; it connects when it is used."""
 
+UNACKNOWLEDGED_S: Final = 5.0
+"""What the other machine's kernel has not acknowledged within it is lost, and the connection with it: a container or a
+node that vanishes says nothing. The kernel of a server that merely runs long acknowledges at once."""
+PING_S: Final = 3600.0
+"""gRPC sets TCP_USER_TIMEOUT to the time that it waits for the answer to a keepalive ping, on channels that send such
+pings (https://github.com/grpc/proposal/blob/master/A18-tcp-user-timeout.md). The pings themselves are not wanted: looks
+are enough of them, and TF Serving hangs up on who sends more than one in 5 minutes."""
+
 
 def connector(settings: Settings) -> Connect:
     """What connects as the settings say. Files are read now, once.
@@ -28,6 +36,9 @@ def connector(settings: Settings) -> Connect:
     options = [
         ("grpc.max_send_message_length", settings.tf_serving_max_message_bytes),
         ("grpc.max_receive_message_length", settings.tf_serving_max_message_bytes),
+        # A call that the network swallows fails before its own deadline: others are asked while there is time.
+        ("grpc.keepalive_time_ms", round(PING_S * 1000)),
+        ("grpc.keepalive_timeout_ms", round(UNACKNOWLEDGED_S * 1000)),
         # A replica that is back is found within a second.
         ("grpc.initial_reconnect_backoff_ms", 500),
         ("grpc.min_reconnect_backoff_ms", 500),
