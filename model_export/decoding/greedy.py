@@ -65,12 +65,14 @@ class _GreedySearch:
         logits = tf.reshape(logits, [-1, logits.shape[2]])  # [batch, vocabulary]
         normalizer = log_normalizer(logits)  # [batch]
 
-        def plain() -> tuple[tf.Tensor, tf.Tensor]:
-            best, token = best_token(logits, self._tokens.not_continuing)  # [batch]
-            may_end = time >= rows.min_new_tokens
-            return self._unless_it_ends(token, may_end & (logits[:, self._tokens.eos] >= best)), state.excess
-
-        chosen, excess = rarely(self._is_special, lambda: self._choose(logits, normalizer, time, rows, state), plain)
+        best, token = best_token(logits, self._tokens.not_continuing)  # [batch]
+        ends = (time >= rows.min_new_tokens) & (logits[:, self._tokens.eos] >= best)
+        likeliest = self._unless_it_ends(token, ends)
+        chosen, excess = rarely(
+            self._is_special,
+            lambda: self._choose_where_asked(likeliest, logits, normalizer, time, rows, state),
+            lambda: (likeliest, state.excess),
+        )
         log_prob = tf.gather(logits, chosen, batch_dims=1) - normalizer  # [batch]
         goes_on = (chosen != self._tokens.eos) & (time + 1 < rows.max_new_tokens)
         ids = tf.expand_dims(chosen, 1)  # [batch, 1]
@@ -87,28 +89,59 @@ class _GreedySearch:
         """``token`` int32 [B], or EOS where ``ends`` bool [B]; of a tensor and a number, to choose is slower."""
         return token + tf.cast(ends, tf.int32) * (self._tokens.eos - token)
 
-    def _choose(
-        self, logits: tf.Tensor, normalizer: tf.Tensor, time: tf.Tensor, rows: RowContext, state: _GreedyState
+    def _choose_where_asked(
+        self,
+        likeliest: tf.Tensor,
+        logits: tf.Tensor,
+        normalizer: tf.Tensor,
+        time: tf.Tensor,
+        rows: RowContext,
+        state: _GreedyState,
     ) -> tuple[tf.Tensor, tf.Tensor]:
-        """The next token of each row, int32 [B], and ``excess`` with it."""
-        options = RareOptions.unpack(rows.rare)
-        processed = penalized(logits[:, None], normalizer[:, None], state.ids[:, None], time, options, self._tokens)
+        """The next token of each row, int32 [B], and ``excess``: ``likeliest`` but in live rows with options."""
+        asking = tf.where(state.is_live & RareOptions.asks(rows.rare))[:, 0]  # [asking]
+
+        def choose() -> tuple[tf.Tensor, tf.Tensor]:
+            theirs = (
+                tf.gather(each, asking) for each in (logits, normalizer, state.ids, rows.min_new_tokens, rows.rare)
+            )
+            chosen, excess = self._choose(time, *theirs)
+            places = asking[:, None]  # [asking, 1]
+            return (
+                tf.tensor_scatter_nd_update(likeliest, places, chosen),
+                tf.tensor_scatter_nd_add(state.excess, places, excess),
+            )
+
+        return tf.cond(tf.size(asking) > 0, choose, lambda: (likeliest, state.excess))
+
+    def _choose(
+        self,
+        time: tf.Tensor,
+        logits: tf.Tensor,
+        normalizer: tf.Tensor,
+        ids: tf.Tensor,
+        min_new_tokens: tf.Tensor,
+        rare: tf.Tensor,
+    ) -> tuple[tf.Tensor, tf.Tensor]:
+        """The next token of each row by its options, int32 [N], and what it adds to ``excess``, float32 [N]."""
+        options = RareOptions.unpack(rare)
+        processed = penalized(logits[:, None], normalizer[:, None], ids[:, None], time, options, self._tokens)
         going_on, ending, own_normalizer = (field[:, 0] for field in processed)
-        best, token = best_token(going_on, self._tokens.not_continuing)  # [batch]
-        may_end = end_is_allowed(time, rows.min_new_tokens, best)
+        best, token = best_token(going_on, self._tokens.not_continuing)  # [row]
+        may_end = end_is_allowed(time, min_new_tokens, best)
         likeliest = self._unless_it_ends(token, may_end & (ending >= best))
         is_eos = tf.range(tf.shape(logits)[1]) == self._tokens.eos  # [vocabulary]
         suppressed = forbidding(logits.shape[1], *self._tokens.suppressed)
-        ranked = tf.where(is_eos, ending[:, None], going_on + suppressed)  # [batch, vocabulary]
+        ranked = tf.where(is_eos, ending[:, None], going_on + suppressed)  # [row, vocabulary]
 
         def drawn() -> tf.Tensor:
             token = draw(tf.where(is_eos & ~may_end[:, None], float("-inf"), ranked), time, options)
             return tf.where(options.do_sample, token, likeliest)
 
         chosen = tf.cond(tf.reduce_any(options.do_sample), drawn, lambda: likeliest)
-        before = tf.gather(logits, chosen, batch_dims=1) - normalizer  # [batch]
+        before = tf.gather(logits, chosen, batch_dims=1) - normalizer  # [row]
         after = tf.gather(ranked, chosen, batch_dims=1) - own_normalizer
-        return chosen, tf.where(state.is_live, state.excess + after - before, state.excess)
+        return chosen, after - before
 
     def is_live(self, state: _GreedyState) -> tf.Tensor:
         return state.is_live

@@ -68,6 +68,14 @@ class RareOptions(NamedTuple):
         fields = {name: _from_int64(column, _dtype(name)) for name, column in zip(names, columns, strict=True)}
         return cls(**fields, seen_prefix=tf.cast(packed[:, len(names) :], tf.int32))
 
+    @staticmethod
+    def asks(packed: tf.Tensor) -> tf.Tensor:
+        """bool [B]: rows that ask for a penalty, a mask or a draw; the other options say how, and nothing without."""
+        names = ("repetition_penalty", "no_repeat_ngram_size", "disable_unk", "do_sample")
+        assert names == RareOptions._fields[: len(names)]
+        neutral = [_as_int64(tf.constant(OPTIONS[name].neutral, OPTIONS[name].dtype)) for name in names]
+        return tf.reduce_any(packed[:, : len(names)] != tf.stack(neutral), axis=1)
+
 
 class RowContext(NamedTuple):
     """What is known of each row before its first new token, and does not change while it is decoded."""
