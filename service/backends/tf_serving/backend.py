@@ -59,6 +59,7 @@ class TfServingBackend:
         self._resolved: dict[Address, list[Endpoint]] = {}
         self._unresolved: set[Address] = set()  # now
         self._replicas: dict[str, Replica] = {}  # by address
+        self._retired: set[Replica] = set()  # that still run calls
         self._agreement = Agreement()
         self._listeners: list[Callable[[], None]] = []
         self._waiting: set[asyncio.Future[None]] = set()
@@ -86,9 +87,10 @@ class TfServingBackend:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        replicas, self._replicas = self._replicas, {}
+        replicas = [*self._replicas.values(), *self._retired]
+        self._replicas = {}
         self._changed()
-        await asyncio.gather(*(replica.close() for replica in replicas.values()))
+        await asyncio.gather(*(replica.close() for replica in replicas))
 
     def versions(self) -> Sequence[ModelVersion]:
         """As in ``Backend``."""
@@ -167,10 +169,19 @@ class TfServingBackend:
         known = [each for address in self._addresses for each in self._resolved.get(address, ())]
         found = {str(each.address): each for each in known}
         for gone in self._replicas.keys() - found.keys():
-            self._begin(_retire(self._replicas.pop(gone)))
+            self._retired.add(replica := self._replicas.pop(gone))
+            self._begin(self._retire(replica))
         for new in found.keys() - self._replicas.keys():
             self._replicas[new] = self._replica(self._connect(found[new]))
         self._changed()
+
+    async def _retire(self, replica: Replica) -> None:
+        """Close a replica that is asked no more, once its calls have ended."""
+        end = asyncio.get_running_loop().time() + GRACE_S
+        while replica.running and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(RETRY_PAUSE_S)
+        await replica.close()
+        self._retired.discard(replica)
 
     async def _resolve(self, address: Address) -> None:
         try:
@@ -224,16 +235,6 @@ class TfServingBackend:
         for each in self._waiting:
             if not each.done():
                 each.set_result(None)
-
-
-async def _retire(replica: Replica) -> None:
-    """Close a replica that is asked no more, once its calls have ended."""
-    end = asyncio.get_running_loop().time() + GRACE_S
-    try:
-        while replica.running and asyncio.get_running_loop().time() < end:
-            await asyncio.sleep(RETRY_PAUSE_S)
-    finally:
-        await replica.close()
 
 
 def _left_s(deadline: float | None) -> float | None:
