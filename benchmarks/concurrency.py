@@ -24,6 +24,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from itertools import repeat
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
@@ -72,16 +73,18 @@ class Measured:
 
 def work(artifact: str, way: Way, pipe: Connection) -> None:
     """A process that answers each shape it is sent with (seconds, seconds of processor) for its calls."""
-    model = SavedModel(Path(artifact), intra_op_threads=way.threads, inter_op_threads=way.runs)
+    model = SavedModel(Path(artifact), intra_op_threads=way.threads, slots=way.runs)
     manifest = Manifest.from_json((Path(artifact) / ASSETS_FOLDER / MANIFEST_ASSET).read_bytes())
     inputs = {shape: call_inputs(shape, manifest) for shape in SHAPES}
     with ThreadPoolExecutor(way.runs) as pool:
 
+        def calls(shape: ProfiledCall, slot: int) -> None:
+            for _ in range(CALLS_OF_A_TURN):
+                model.run("generate_ids", inputs[shape], slot=slot)
+
         def turn(shape: ProfiledCall) -> tuple[float, float]:
             started, cpu_started = time.perf_counter(), time.process_time()
-            calls = [pool.submit(model.run, "generate_ids", inputs[shape]) for _ in range(way.runs * CALLS_OF_A_TURN)]
-            for call in calls:
-                call.result()
+            list(pool.map(calls, repeat(shape), range(way.runs)))
             return time.perf_counter() - started, time.process_time() - cpu_started
 
         for shape in SHAPES:

@@ -33,7 +33,7 @@ def malgil(folder: str) -> Engine:
     from model_export.contract import FinishReason
     from service.backends.saved_model import SavedModel
 
-    model = SavedModel(Path(folder), intra_op_threads=1, inter_op_threads=1)
+    model = SavedModel(Path(folder), intra_op_threads=1)
 
     def call(asked: Call) -> Ids:
         options = {name: getattr(asked, name) for name in ("beam_size", "min_new_tokens", "max_new_tokens")}

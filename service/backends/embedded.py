@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import SimpleQueue
 from typing import Any, Final
 
 import numpy as np
@@ -86,7 +87,7 @@ class EmbeddedBackend:
 
         Args:
             root: folder of models.
-            slots: calls that run at the same time; also TensorFlow's inter-op threads.
+            slots: calls that run at the same time.
             intra_op_threads: threads within one operation of a call.
             most_rows: of the batches to warm up for.
             versions_served: newest good versions of each model that answer.
@@ -100,11 +101,14 @@ class EmbeddedBackend:
         self._make_loader = functools.partial(
             Loader,
             intra_op_threads=intra_op_threads,
-            inter_op_threads=slots,
+            slots=slots,
             most_rows=most_rows,
             graph_tokenizes=graph_tokenizes,
         )
         self._executor = ThreadPoolExecutor(slots, thread_name_prefix="malgil-model")
+        self._free_slots: SimpleQueue[int] = SimpleQueue()
+        for slot in range(slots):
+            self._free_slots.put(slot)
         self._loader: Loader | None = None  # until there is one, nothing is loaded
         self._model_folders = ModelFolders(root)
         self._folders: Folders = {}  # as last seen
@@ -188,7 +192,7 @@ class EmbeddedBackend:
         if signature == "describe":
             return _described(serving.version)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        run = functools.partial(serving.model.run, signature, inputs, deadline)
+        run = functools.partial(self._run, serving.model, signature, inputs, deadline)
         serving.calls += 1
         running = asyncio.get_running_loop().run_in_executor(self._executor, run)
         try:
@@ -204,6 +208,15 @@ class EmbeddedBackend:
             self._close_if_unused(serving)
         check_outputs(signature, SIGNATURES[signature], outputs, rows)
         return outputs
+
+    def _run(
+        self, model: SavedModel, signature: str, inputs: Arrays, deadline: float | None
+    ) -> dict[str, NDArray[np.generic]]:
+        slot = self._free_slots.get_nowait()  # there are as many as threads that call this
+        try:
+            return model.run(signature, inputs, deadline, slot=slot)
+        finally:
+            self._free_slots.put(slot)
 
     async def _watch(self) -> None:
         readable = True

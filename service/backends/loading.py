@@ -56,7 +56,7 @@ class Loader:
         *,
         threads: int,
         intra_op_threads: int,
-        inter_op_threads: int,
+        slots: int,
         most_rows: MostRows,
         graph_tokenizes: bool = True,
     ) -> None:
@@ -64,12 +64,12 @@ class Loader:
         Args:
             threads: versions at the same time, and runs of theirs.
             intra_op_threads: as of ``SavedModel``.
-            inter_op_threads: as of ``SavedModel``.
+            slots: as of ``SavedModel``.
             most_rows: of the batches to warm up for.
             graph_tokenizes: texts will come too, and not their tokens alone.
         """
         self.threads = threads
-        self._open = functools.partial(SavedModel, intra_op_threads=intra_op_threads, inter_op_threads=inter_op_threads)
+        self._open = functools.partial(SavedModel, intra_op_threads=intra_op_threads, slots=slots)
         self._most_rows = most_rows
         self._uncalled: Collection[str] = () if graph_tokenizes else OF_TEXTS
         self._loads = ThreadPoolExecutor(threads, thread_name_prefix="malgil-load")
@@ -118,7 +118,7 @@ class Loader:
             raise BackendUnavailable("the models are being unloaded")
         spec = SIGNATURES[signature]
         rows = check_inputs(signature, spec, inputs)
-        run = functools.partial(model.run, signature, inputs, in_this_thread=True)
+        run = functools.partial(model.run, signature, inputs, slot=None)
         outputs: dict[str, NDArray[Any]] = await asyncio.get_running_loop().run_in_executor(self._runs, run)
         check_outputs(signature, spec, outputs, rows)
         return outputs

@@ -49,8 +49,13 @@ class _Endpoints:
 class SavedModel:
     """One loaded SavedModel. ``run`` may be called from many threads at once; it blocks and releases the GIL."""
 
-    def __init__(self, folder: Path, *, intra_op_threads: int, inter_op_threads: int) -> None:
+    def __init__(self, folder: Path, *, intra_op_threads: int, slots: int = 1) -> None:
         """Load ``folder``.
+
+        Args:
+            folder: of the SavedModel.
+            intra_op_threads: within one operation.
+            slots: runs that may go on at the same time.
 
         Raises:
             BackendFailed: it is not a SavedModel that this TensorFlow can load.
@@ -58,9 +63,10 @@ class SavedModel:
         tf = tensorflow()
         if not (folder / "saved_model.pb").is_file():
             raise BackendFailed("saved_model.pb is missing")
-        config = tf.compat.v1.ConfigProto(
-            intra_op_parallelism_threads=intra_op_threads, inter_op_parallelism_threads=inter_op_threads
-        )
+        config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=intra_op_threads)
+        for slot in range(slots):
+            # A thread for each: where runs share threads, operations of microseconds are handed from one to the other.
+            config.session_inter_op_thread_pool.add(num_threads=1, global_name=f"malgil-slot-{slot}")
         _optimize_lightly(config)
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
@@ -84,7 +90,7 @@ class SavedModel:
         return {name: (set(ends.inputs), set(ends.outputs)) for name, ends in self._signatures.items()}
 
     def run(
-        self, signature: str, inputs: Arrays, deadline: float | None = None, *, in_this_thread: bool = False
+        self, signature: str, inputs: Arrays, deadline: float | None = None, *, slot: int | None = 0
     ) -> dict[str, NDArray[np.generic]]:
         """Run one signature.
 
@@ -92,8 +98,8 @@ class SavedModel:
             signature: its name.
             inputs: its tensors.
             deadline: on the clock of ``time.monotonic``.
-            in_this_thread: run every operation on the thread that calls, none on TensorFlow's, which other runs need.
-                Such a run keeps no deadline.
+            slot: whose thread runs every operation, for one run at a time, of whatever model; None: the thread that
+                calls. Such a run keeps no deadline.
 
         Raises:
             DeadlineExceeded: the deadline passed; the run is cancelled.
@@ -104,12 +110,12 @@ class SavedModel:
         endpoints = self._signatures.get(signature)
         if endpoints is None:
             raise BackendFailed(f"the model has no signature {signature!r}")
-        options = tf.compat.v1.RunOptions(inter_op_thread_pool=-1) if in_this_thread else None
+        options = tf.compat.v1.RunOptions(inter_op_thread_pool=-1 if slot is None else slot)
         if deadline is not None:
             left_ms = int((deadline - time.monotonic()) * 1000)
             if left_ms <= 0:
                 raise DeadlineExceeded("the time of the request was over before the model ran")
-            options = tf.compat.v1.RunOptions(timeout_in_ms=left_ms)
+            options.timeout_in_ms = left_ms
         feeds = {endpoints.inputs[name]: array for name, array in inputs.items()}
         try:
             outputs: dict[str, NDArray[np.generic]] = self._session.run(endpoints.outputs, feeds, options=options)

@@ -170,7 +170,7 @@ def test_how_a_cancelled_run_ends_is_not_logged(backend, monkeypatch, caplog, ca
     (serving,) = backend._models["tiny"].serving.values()
     began, may_fail = threading.Event(), threading.Event()
 
-    def run(*_):
+    def run(*_, slot):
         began.set()
         may_fail.wait(10.0)
         raise DeadlineExceeded("too late")
@@ -228,7 +228,7 @@ def test_outputs_are_checked_before_they_go_anywhere(tmp_path):
     backend = EmbeddedBackend(tmp_path, slots=1, intra_op_threads=1, most_rows=at_most(1))
     ids, lengths = pad_ids([[1], [2]])
     outputs = {"ids": ids, "lengths": lengths, "pieces": np.array([[b"x"]] * 2, object)}
-    _put(backend, SimpleNamespace(run=lambda *_: outputs, close=lambda: None))
+    _put(backend, SimpleNamespace(run=lambda *_, slot: outputs, close=lambda: None))
     with pytest.raises(BackendFailed, match=r"output ids of tokenize: shape \(2, 1\)"):
         asyncio.run(backend.predict("put", 1, "tokenize", TEXTS))
     asyncio.run(backend.close())
@@ -240,7 +240,7 @@ class _EndlessModel:
     def __init__(self):
         self.running, self.closed = threading.Event(), threading.Event()
 
-    def run(self, signature, inputs, deadline):
+    def run(self, signature, inputs, deadline, *, slot):
         self.running.set()
         assert self.closed.wait(20)
         raise BackendUnavailable("the model was unloaded while it ran")

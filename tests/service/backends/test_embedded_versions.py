@@ -32,7 +32,7 @@ class FakeModel:
         self.may_answer.set()
         self.closed = threading.Event()
 
-    def run(self, signature: str, inputs: Any, deadline: float | None) -> dict[str, Any]:
+    def run(self, signature: str, inputs: Any, deadline: float | None, *, slot: int) -> dict[str, Any]:
         assert self.may_answer.wait(10)
         if self.closed.is_set():
             raise BackendUnavailable("the model was unloaded while it ran")

@@ -34,7 +34,7 @@ def test_a_session_runs_what_it_has_and_nothing_once_closed(tmp_path):
 
     double = tf.function(lambda x: {"y": 2 * x}).get_concrete_function(x=tf.TensorSpec([None], tf.float32))
     tf.saved_model.save(tf.Module(), str(tmp_path), signatures={"double": double})
-    model = SavedModel(tmp_path, intra_op_threads=1, inter_op_threads=1)
+    model = SavedModel(tmp_path, intra_op_threads=1)
     assert model.signatures == {"double": ({"x"}, {"y"})}
     inputs = {"x": np.array([1.5, 2], np.float32)}
     assert model.run("double", inputs)["y"].tolist() == [3, 4]
@@ -45,25 +45,36 @@ def test_a_session_runs_what_it_has_and_nothing_once_closed(tmp_path):
         model.run("double", inputs)
 
 
-def _counting_model(folder):
+def _counting_model(folder, **settings):
     """Counts from its input up to 0 by ones."""
     import tensorflow as tf
 
     count = tf.function(lambda x: {"y": tf.while_loop(lambda y: y < 0, lambda y: (y + 1.0,), (x,))[0]})
     signature = count.get_concrete_function(x=tf.TensorSpec([], tf.float64))
     tf.saved_model.save(tf.Module(), str(folder), signatures={"count": signature})
-    return SavedModel(folder, intra_op_threads=1, inter_op_threads=1)
+    return SavedModel(folder, intra_op_threads=1, **settings)
 
 
-@pytest.mark.parametrize("in_this_thread", [True, False])
-def test_a_run_takes_the_thread_that_it_should(tmp_path, in_this_thread):
+@pytest.mark.parametrize("slot", [0, None])
+def test_a_run_takes_the_thread_that_it_should(tmp_path, slot):
     model = _counting_model(tmp_path)
-    model.run("count", {"x": np.array(-1.0)}, in_this_thread=in_this_thread)  # compiles, on this thread in any case
+    model.run("count", {"x": np.array(-1.0)}, slot=slot)  # compiles, on this thread in any case
     mine, all_threads = time.thread_time(), time.process_time()
-    assert model.run("count", {"x": np.array(-1e5)}, in_this_thread=in_this_thread)["y"] == 0
+    assert model.run("count", {"x": np.array(-1e5)}, slot=slot)["y"] == 0
     mine, all_threads = time.thread_time() - mine, time.process_time() - all_threads
-    assert (mine > all_threads / 2) is in_this_thread
+    assert (mine > all_threads / 2) is (slot is None)
     model.close()
+
+
+def test_runs_in_other_slots_do_not_wait_for_each_other(tmp_path):
+    model = _counting_model(tmp_path, slots=2)
+    with ThreadPoolExecutor(1) as threads:
+        long = threads.submit(model.run, "count", {"x": np.array(-1e15)}, time.monotonic() + 60, slot=1)
+        assert model.run("count", {"x": np.array(-1e4)}, time.monotonic() + 20, slot=0)["y"] == 0
+        assert not long.done()
+        model.close()
+        with pytest.raises(BackendUnavailable):
+            long.result(timeout=5)
 
 
 def test_closing_a_session_ends_its_runs(tmp_path):
