@@ -16,10 +16,14 @@ KUBECTL = shutil.which("kubectl")
 
 
 @pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
-@pytest.mark.parametrize("name", [*FOLDERS, "everything", "model-image"])
+@pytest.mark.parametrize("name", [*FOLDERS, "everything", "local, model-image", "production, model-image"])
 def test_overlays_render_as_with_kubectl(name: str, tmp_path: Path) -> None:
-    made = {"everything": complete, "model-image": lambda parent: overlay_with(parent, "local", "model-image")}
-    folder = made[name](tmp_path) if name in made else K8S / name
+    if name == "everything":
+        folder = complete(tmp_path)
+    elif ", " in name:
+        folder = overlay_with(tmp_path, *name.split(", "))
+    else:
+        folder = K8S / name
     ran = subprocess.run(
         [str(KUBECTL), "kustomize", str(folder)], check=True, capture_output=True, text=True, timeout=60
     )

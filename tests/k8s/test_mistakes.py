@@ -12,7 +12,7 @@ import pytest
 from tests.support.kustomize import Manifest, render
 from tests.support.manifest_schemas import VERSIONS
 from tests.support.manifests import problems
-from tests.support.overlays import NAMESPACE, complete
+from tests.support.overlays import NAMESPACE, complete, overlay_with
 
 
 @pytest.fixture(scope="module")
@@ -243,3 +243,10 @@ def test_components_without_a_namespace_are_found(tmp_path: Path) -> None:
 
     objects = ("PrometheusRule/malgil", "ServiceMonitor/malgil-gateway", "ServiceMonitor/malgil-tf-serving")
     assert sorted(found) == [f"{each}: it has no namespace" for each in ("HTTPRoute/malgil", *objects)]
+
+
+def test_models_from_an_image_before_the_job_that_exports_them_are_found(tmp_path: Path) -> None:
+    """The one takes the volume away that the other mounts; in the other order it takes the Job away, too."""
+    found = problems(render(overlay_with(tmp_path, "production", "model-image", "publish")), VERSIONS[-1])
+
+    assert found == ["Job/malgil-export: there is no PersistentVolumeClaim malgil-models"]

@@ -12,7 +12,7 @@ import pytest
 from tests.support.kustomize import Manifest, render
 from tests.support.manifest_schemas import VERSIONS
 from tests.support.manifests import problems
-from tests.support.overlays import FOLDERS, K8S, complete, overlay_with
+from tests.support.overlays import FOLDERS, K8S, NAMES, complete, overlay_with
 
 OWN = "mine"
 
@@ -37,8 +37,10 @@ def test_every_component_is_valid(everything: list[Manifest], version: str) -> N
     assert problems(everything, version) == []
 
 
-def test_models_may_come_from_an_image(tmp_path: Path) -> None:
-    manifests = render(overlay_with(tmp_path, "production", "model-image"))
+@pytest.mark.parametrize("overlay", NAMES)
+def test_models_may_come_from_an_image(overlay: str, tmp_path: Path) -> None:
+    """Then nothing is exported into a volume, either."""
+    manifests = render(overlay_with(tmp_path, overlay, "model-image"))
     (pod,) = [
         each["spec"]["template"]["spec"]
         for each in manifests
@@ -46,7 +48,8 @@ def test_models_may_come_from_an_image(tmp_path: Path) -> None:
     ]
 
     assert problems(manifests, VERSIONS[-1]) == []
-    assert "PersistentVolumeClaim" not in {each["kind"] for each in manifests}
+    assert not {"PersistentVolumeClaim", "Job"} & {each["kind"] for each in manifests}
+    assert "malgil-export" not in json.dumps(manifests)
     (copies,) = pod["initContainers"]
     assert copies["command"] == ["cp", "-R", "/models/.", f"{copies['volumeMounts'][0]['mountPath']}/"]
     assert copies["volumeMounts"][0]["name"] == pod["volumes"][0]["name"] == "models"

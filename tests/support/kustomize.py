@@ -144,7 +144,7 @@ def _patch(folder: Path, patch: Mapping[str, Any], objects: list[Manifest]) -> N
         and target.get("name", each["metadata"]["name"]) == each["metadata"]["name"]
         and wanted.items() <= each["metadata"].get("labels", {}).items()
     ]
-    if not found:
+    if not found and not is_deletion:
         raise KustomizeError(f"{folder}: patches: there is no {target}")
     for each in found:
         if is_deletion:
