@@ -8,6 +8,7 @@ import shlex
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -115,21 +116,38 @@ def test_tf_serving_runs_with_its_flags(compose: Composed) -> None:
     assert [flag for flag in flags if flag not in command.split()] == []
 
 
-def test_a_version_is_published_and_a_label_moved_and_moved_back(compose: Composed) -> None:
+def malgil_rollout(compose: Composed, step: str, *words: str, check: bool = True) -> str:
+    """What ``malgil rollout`` of this machine says of the gateway and the file of labels that is mounted there."""
+    given = ["--labels", str(compose.labels_file), "--url", ADDRESS]
+    command = [str(Path(sys.executable).with_name("malgil")), "rollout", step, "en-fr", *words, *given]
+    ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, check=False, timeout=240)
+    assert (ran.returncode == 0) is check, ran.stdout + ran.stderr
+    return ran.stdout + ran.stderr
+
+
+def test_a_version_is_published_tried_made_stable_and_taken_back(compose: Composed) -> None:
+    """By ``malgil rollout``, from the labels that compose begins with; no request fails meanwhile."""
     publish = "cp -r /models/en-fr/1 /models/en-fr/.2 && mv /models/en-fr/.2 /models/en-fr/2"
-    compose.write_labels("en-fr: {stable: 1, default: 1}\nkorean-chat: {stable: 1}\n")
+    unnamed, tried = {"inputs": "Be nice.", "model": "en-fr"}, {**BODIES[0], "version": "canary"}
 
-    def answers_with(version: int) -> bool:
-        return ask(BODIES[0])["model_version"] == version
+    def answering() -> list[int]:
+        return [ask(body)["model_version"] for body in (BODIES[0], unnamed, tried)]
 
-    with Load(ADDRESS, BODIES, clients=1) as load:
+    malgil_rollout(compose, "promote", "1")
+    with Load(ADDRESS, [*BODIES, unnamed, tried], clients=1) as load:
+        assert "version 2" in malgil_rollout(compose, "promote", "2", "--to", "canary", check=False), (
+            "there is none yet"
+        )
         compose("run", "--rm", "--no-deps", "--entrypoint", "/bin/sh", "export", "-c", publish)
         wait_until(lambda: states("en-fr").get(2) == "ready", "version 2 is certified and warm")
-        assert answers_with(1), "a label stays where it is"
-        compose.write_labels("en-fr: {stable: 2}\nkorean-chat: {stable: 1}\n")
-        wait_until(lambda: answers_with(2), "stable is version 2")
-        compose.write_labels("en-fr: {stable: 1}\nkorean-chat: {stable: 1}\n")
-        wait_until(lambda: answers_with(1), "stable is version 1 again")
+        assert answering() == [1, 1, 1], "labels stay where they are"
+        malgil_rollout(compose, "promote", "2", "--to", "canary")
+        assert answering() == [1, 1, 2]
+        assert "in force at 1 gateway" in malgil_rollout(compose, "promote")
+        assert answering() == [2, 2, 2]
+        assert "previous: 1" in malgil_rollout(compose, "status")
+        malgil_rollout(compose, "rollback")
+        assert answering() == [1, 1, 1]
 
     assert {each.status for each in load.exchanges} == {200}
     of_label = [each.answer["model_version"] for each in load.exchanges if each.body is BODIES[0]]
@@ -152,8 +170,7 @@ def test_tf_serving_is_killed_and_comes_back(compose: Composed) -> None:
         back = time.monotonic()
 
     assert {each.status for each in load.exchanges if each.ended < killed} == {200}
-    # While a container goes its network may swallow a call without a word: then the request's own deadline ends it.
-    assert {200, 503} <= {each.status for each in load.exchanges} <= {200, 503, 504}
+    assert {each.status for each in load.exchanges} == {200, 503}
     refused = [each for each in load.exchanges if each.status == 503]
     assert {each.answer["error_type"] for each in refused} == {"unavailable"}
     assert all(int(each.headers["retry-after"]) >= 1 for each in refused)

@@ -52,12 +52,10 @@ class Composed:
         """What ``docker compose ...`` says."""
         return _run(["docker", "compose", "--project-name", PROJECT, *words], self._environment, check, timeout_s)
 
-    def write_labels(self, text: str) -> None:
-        """As an editor does: another file takes the old one's place."""
-        new = self.labels / ".labels.yaml.new"
-        new.write_text(text)
-        new.chmod(0o644)
-        new.replace(self.labels / "labels.yaml")
+    @property
+    def labels_file(self) -> Path:
+        """That which gateways read."""
+        return self.labels / "labels.yaml"
 
     def container(self, service: str) -> dict[str, Any]:
         """What the engine knows of the container of a service."""
