@@ -184,9 +184,13 @@ def test_the_autoscaler_reads_a_metric_that_there_is(overlay: dict[str, Manifest
     name = metric["object"]["metric"]["name"]
     adapter = (K8S / "components" / "monitoring" / "prometheus-adapter.yaml").read_text("utf-8")
     (rule,) = yaml.safe_load(adapter)["rules"]["custom"]
+    described = metric["object"]["describedObject"]
+    resources = {each["resource"] for each in rule["resources"]["overrides"].values()}
 
     assert f"\n{name} " in Telemetry().render().decode()
     assert rule["seriesQuery"].startswith(f"{name}{{")
+    assert described["kind"].lower() in resources
+    assert {f"{described['kind']}/{described['name']}"} == {each for each in overlay if each.startswith("Namespace/")}
 
 
 def test_who_may_talk_to_whom(overlay: dict[str, Manifest]) -> None:

@@ -206,7 +206,7 @@ MISTAKES: list[tuple[Callable[[dict[str, Manifest]], None], str]] = [
     (missing_volume, "gateway: there is no volume label"),
     (missing_service_account, "there is no ServiceAccount gateway"),
     (missing_target, "there is no Deployment gateway"),
-    (missing_metric, "there is no Service gateway"),
+    (missing_metric, "there is no Namespace gateway"),
     (privileged, "restricted: gateway: privileged"),
     (escalation, "restricted: gateway: allowPrivilegeEscalation must be false"),
     (capabilities, "restricted: tf-serving: capabilities"),

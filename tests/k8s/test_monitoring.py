@@ -9,6 +9,8 @@ import pytest
 import yaml
 
 from tests.support.kustomize import Manifest, render
+from tests.support.manifest_links import pods, selected
+from tests.support.network_policies import gateways
 from tests.support.overlays import complete
 
 REPOSITORY = Path(__file__).parents[2]
@@ -54,6 +56,20 @@ def test_gateways_are_the_job_that_alerts_know(everything: list[Manifest]) -> No
 
     assert [each["port"] for each in monitors["malgil-gateway"]["endpoints"]] == ["metrics"]
     assert jobs == {"malgil-gateway": {"malgil"}, "malgil-tf-serving": {"tf-serving"}}
+
+
+def test_each_gateway_is_scraped_once(everything: list[Manifest]) -> None:
+    """What waits is summed up over the namespace: twice the same would count twice, and none not at all."""
+    monitors = {each["metadata"]["name"]: each["spec"] for each in everything if each["kind"] == "ServiceMonitor"}
+    scraped = [
+        pod["metadata"]["name"]
+        for service in everything
+        if service["kind"] == "Service"
+        and selected(monitors["malgil-gateway"]["selector"], service["metadata"]["labels"])
+        for pod in pods({"matchLabels": service["spec"]["selector"]}, everything)
+    ]
+
+    assert sorted(scraped) == gateways(everything) == ["malgil-gateway", "malgil-gateway-canary"]
 
 
 def test_every_alert_has_its_remedy(everything: list[Manifest]) -> None:
