@@ -481,6 +481,20 @@ async def test_calls_that_run_end_when_it_is_closed():
         assert backend.versions() == ()
 
 
+@in_a_loop
+async def test_calls_that_run_on_a_replica_that_has_just_gone_end_when_it_is_closed():
+    server = FakeTfServing()
+    async with running(server) as backend:
+        server.delay_s = 60.0
+        call = asyncio.ensure_future(generate(backend, timeout_s=60.0))
+        await until(lambda: server.running == 1)
+        backend._resolved.clear()
+        backend._take_replicas()
+        await backend.close()
+        with pytest.raises(BackendUnavailable):
+            await call
+
+
 def test_no_models_are_a_clear_error():
     with pytest.raises(BackendUnavailable, match="name them in --tf-serving-models"):
         TfServingBackend(settings_for(tf_serving_models=" , ", tf_serving_addresses="models:8500"), at_most(4))
