@@ -119,6 +119,18 @@ def test_answers_that_noise_changes_are_left_out() -> None:
     assert not any(case.text.startswith("c") for case in certificate(Shaky(), samples).cases)
 
 
+def test_answers_that_a_batch_changes_are_left_out() -> None:
+    def rounded_otherwise_alone(inputs: Arrays) -> Arrays:
+        is_fragile = np.array([text.startswith(b"c") for text in inputs["texts"]])
+        return answers(np.where(is_fragile & (len(is_fragile) == 1), 500, 400))
+
+    live = {"tokenize": tokenize, "generate": rounded_otherwise_alone}
+    rounds = golden_texts(["cat", "cold tea", *CORPUS], SentencePieceTokenizer(tiny_tokenizer()))
+    made = make_certificate(live, steady, rounds, Limits(**LIMITS))
+    assert len(made.cases) >= MINIMUM_GOLDEN_CASES
+    assert not any(case.text.startswith("c") for case in made.cases)
+
+
 def test_other_texts_and_seeds_are_asked_where_too_few_answers_are_robust() -> None:
     seeds: list[set[int]] = []
 
