@@ -22,6 +22,8 @@ pytestmark = pytest.mark.timeout(1200)
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 ADDRESS = f"http://127.0.0.1:{PORTS['GATEWAY_PORT']}"
+DEADLINE_S = 100.0
+"""While TF Serving comes and goes: the stand-in is cold then, and its first calls take 8 s on two idle cores."""
 BODIES = [
     {"inputs": ["I am tired.", "Be nice."], "model": "en-fr", "version": "stable"},
     {"inputs": "안녕하세요", "model": "korean-chat"},
@@ -154,9 +156,27 @@ def test_a_version_is_published_tried_made_stable_and_taken_back(compose: Compos
     assert {1, 2} == set(of_label)
 
 
+def test_calls_that_the_network_swallows_are_given_up_long_before_their_deadlines(compose: Composed) -> None:
+    network, container = f"{PROJECT}_models", compose.name("tf-serving")
+    with Load(ADDRESS, BODIES, clients=4, deadline_s=DEADLINE_S) as load:
+        wait_until(lambda: len(load.exchanges) >= 8, "it answers")
+        docker("network", "disconnect", network, container)
+        cut = time.monotonic()
+        try:
+            wait_until(lambda: any(each.status == 503 for each in load.exchanges), "the outage is told")
+        finally:
+            docker("network", "connect", "--alias", "tf-serving", network, container)
+        wait_until(lambda: load.exchanges[-1].status == 200, "it answers again")
+
+    swallowed = [each for each in load.exchanges if each.began < cut < each.ended]
+    assert swallowed
+    assert max(each.ended for each in swallowed) - cut < DEADLINE_S / 3
+    assert {each.status for each in load.exchanges} == {200, 503}
+
+
 def test_tf_serving_is_killed_and_comes_back(compose: Composed) -> None:
     started = compose.container("tf-serving")["State"]["StartedAt"]
-    with Load(ADDRESS, BODIES, clients=2) as load:
+    with Load(ADDRESS, BODIES, clients=2, deadline_s=DEADLINE_S) as load:
         time.sleep(1.0)
         killed = time.monotonic()
         docker("exec", compose.name("tf-serving"), "/bin/bash", "-c", "kill -KILL -1", check=False)
@@ -170,6 +190,7 @@ def test_tf_serving_is_killed_and_comes_back(compose: Composed) -> None:
         back = time.monotonic()
 
     assert {each.status for each in load.exchanges if each.ended < killed} == {200}
+    assert all(each.ended - killed < DEADLINE_S / 3 for each in load.exchanges if each.began < killed)
     assert {each.status for each in load.exchanges} == {200, 503}
     refused = [each for each in load.exchanges if each.status == 503]
     assert {each.answer["error_type"] for each in refused} == {"unavailable"}

@@ -25,12 +25,18 @@ class Exchange:
 
 
 class Load:
-    """``clients`` threads that send ``bodies`` in turn to ``/v1/generate`` for as long as the block is entered."""
+    """``clients`` threads that send ``bodies`` in turn to ``/v1/generate`` for as long as the block is entered.
 
-    def __init__(self, address: str, bodies: Sequence[Mapping[str, Any]], clients: int = 16) -> None:
+    Each request has ``deadline_s``.
+    """
+
+    def __init__(
+        self, address: str, bodies: Sequence[Mapping[str, Any]], clients: int = 16, deadline_s: float = 20.0
+    ) -> None:
         self.exchanges: list[Exchange] = []
         self._address = address
         self._bodies = bodies
+        self._deadline_s = deadline_s
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._ask, args=(first,)) for first in range(clients)]
 
@@ -45,8 +51,8 @@ class Load:
             thread.join()
 
     def _ask(self, first: int) -> None:
-        headers = {"x-request-timeout-ms": "20000"}
-        with httpx.Client(base_url=self._address, timeout=60.0, headers=headers) as client:
+        headers = {"x-request-timeout-ms": str(round(self._deadline_s * 1000))}
+        with httpx.Client(base_url=self._address, timeout=self._deadline_s + 40.0, headers=headers) as client:
             for turn in itertools.count(first):
                 if self._stop.is_set():
                     return
