@@ -26,7 +26,7 @@ FLOORS: Final[Ratios] = {
         ("bfloat16", "float32", 2.2, 2.4, 1.7, 2.0, 1.8, 1.6),
     )
 }
-"""Of ``transformer``: where we want to be at least, not a measurement."""
+"""Of Transformers: where we want to be at least, not a measurement."""
 
 _WITHOUT_FLOOR = (
     ("int8-static", "hf-int8"),
@@ -49,7 +49,7 @@ def ratios(medians: Mapping[tuple[str, Case], float]) -> Ratios:
 
 
 def ratio_tables(model: str, found: Ratios) -> Iterator[Table]:
-    """A table for each beam size, with the floors of ``transformer``."""
+    """A table for each beam size, with the floors of Transformers."""
     cases = sorted({case for values in found.values() for case in values})
     for beam_size in sorted({beams for beams, _ in cases}):
         search = "greedy" if beam_size == 1 else f"{beam_size} beams"
@@ -57,7 +57,7 @@ def ratio_tables(model: str, found: Ratios) -> Iterator[Table]:
         title = f"{model}, {search}: times faster (floor)"
         table = Table(Column("by medians", no_wrap=True), *(f"batch {batch}" for _, batch in here), title=title)
         for (fast, slow), values in found.items():
-            floors = FLOORS.get((fast, slow), {}) if model == "transformer" else {}
+            floors = FLOORS.get((fast, slow), {}) if model.startswith("transformer") else {}
             table.add_row(f"{fast} than {slow}", *_cells(here, values, floors))
         yield table
 

@@ -7,6 +7,7 @@ another one only when it starts, so this one starts anew: same process, same com
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, files
@@ -22,12 +23,13 @@ def environment_for_models(environment: Mapping[str, str]) -> dict[str, str]:
     """What ``environment`` lacks for a process that runs models.
 
     Empty where a library is preloaded or glibc is tuned already, be it with an empty value: whoever starts a process
-    decides. Without oneTBB glibc's own allocator takes huge pages (docs/decisions/0024-huge-pages.md).
+    decides. Without oneTBB, or where the loader could not read its path, glibc's own allocator takes huge pages
+    (docs/decisions/0024-huge-pages.md).
     """
     if sys.platform != "linux" or _PRELOAD in environment or _GLIBC_TUNABLES in environment:
         return {}
     libraries = _installed()
-    if len(libraries) < len(_LIBRARIES):
+    if len(libraries) < len(_LIBRARIES) or re.search(r"[:\s]", "".join(libraries)):  # they separate paths there
         return {_GLIBC_TUNABLES: "glibc.malloc.hugetlb=1"}
     return {_PRELOAD: ":".join(libraries)}
 

@@ -65,6 +65,13 @@ def test_without_the_library_glibc_takes_huge_pages(monkeypatch):
     assert environment_for_models({}) == {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
+@pytest.mark.parametrize("folder", ["/a folder", "/a:b"])
+def test_a_path_that_the_loader_would_part_is_not_preloaded(monkeypatch, folder):
+    monkeypatch.setattr(sys, "platform", "linux")
+    monkeypatch.setattr(memory_allocator, "_installed", lambda: [f"{folder}/one.so", f"{folder}/two.so"])
+    assert "LD_PRELOAD" not in environment_for_models({})
+
+
 def test_elsewhere_than_on_linux_nothing_is_changed(monkeypatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     assert environment_for_models({}) == {}
