@@ -131,12 +131,13 @@ def make_certificate(
     if missing:
         raise GoldenError(
             f"no golden case for {', '.join(missing)}: every answer tried changes when logits move by {noise.logits}, "
-            "as those of a model that was hardly trained do"
+            "or is another one alone than in a batch, as those of a model that was hardly trained"
         )
     all_cases = tuple(case for cases in found.values() for case in cases)
     if len(all_cases) < MINIMUM_GOLDEN_CASES:
         raise GoldenError(
-            f"only {len(all_cases)} golden cases keep their answer under noise, {MINIMUM_GOLDEN_CASES} are needed"
+            f"only {len(all_cases)} golden cases keep their answer under noise and alone, "
+            f"{MINIMUM_GOLDEN_CASES} are needed"
         )
     return Certificate(score_tolerance=noise.score, logit_noise=noise.logits, cases=all_cases)
 

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Final
 
 import numpy as np
@@ -106,9 +105,7 @@ class EmbeddedBackend:
             graph_tokenizes=graph_tokenizes,
         )
         self._executor = ThreadPoolExecutor(slots, thread_name_prefix="malgil-model")
-        self._free_slots: SimpleQueue[int] = SimpleQueue()
-        for slot in range(slots):
-            self._free_slots.put(slot)
+        self._free_slots = list(range(slots))
         self._loader: Loader | None = None  # until there is one, nothing is loaded
         self._model_folders = ModelFolders(root)
         self._folders: Folders = {}  # as last seen
@@ -212,11 +209,11 @@ class EmbeddedBackend:
     def _run(
         self, model: SavedModel, signature: str, inputs: Arrays, deadline: float | None
     ) -> dict[str, NDArray[np.generic]]:
-        slot = self._free_slots.get_nowait()  # there are as many as threads that call this
+        slot = self._free_slots.pop()  # there are as many as threads that call this
         try:
             return model.run(signature, inputs, deadline, slot=slot)
         finally:
-            self._free_slots.put(slot)
+            self._free_slots.append(slot)
 
     async def _watch(self) -> None:
         readable = True

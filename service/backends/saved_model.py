@@ -47,7 +47,8 @@ class _Endpoints:
 
 
 class SavedModel:
-    """One loaded SavedModel. ``run`` may be called from many threads at once; it blocks and releases the GIL."""
+    """One loaded SavedModel. ``run`` may be called from many threads at once, each with a slot of its own or none; it
+    blocks and releases the GIL."""
 
     def __init__(self, folder: Path, *, intra_op_threads: int, slots: int = 1) -> None:
         """Load ``folder``.
@@ -64,9 +65,10 @@ class SavedModel:
         if not (folder / "saved_model.pb").is_file():
             raise BackendFailed("saved_model.pb is missing")
         config = tf.compat.v1.ConfigProto(intra_op_parallelism_threads=intra_op_threads)
-        for slot in range(slots):
-            # A thread for each: where runs share threads, operations of microseconds are handed from one to the other.
-            config.session_inter_op_thread_pool.add(num_threads=1, global_name=f"malgil-slot-{slot}")
+        # A thread for each slot: where runs share some, operations of microseconds are handed from one to the other.
+        # The first pool is for what loading runs, which must not wait for requests, nor they for it.
+        for name in ("malgil-load", *(f"malgil-slot-{slot}" for slot in range(slots))):
+            config.session_inter_op_thread_pool.add(num_threads=1, global_name=name)
         _optimize_lightly(config)
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
@@ -110,7 +112,7 @@ class SavedModel:
         endpoints = self._signatures.get(signature)
         if endpoints is None:
             raise BackendFailed(f"the model has no signature {signature!r}")
-        options = tf.compat.v1.RunOptions(inter_op_thread_pool=-1 if slot is None else slot)
+        options = tf.compat.v1.RunOptions(inter_op_thread_pool=-1 if slot is None else 1 + slot)
         if deadline is not None:
             left_ms = int((deadline - time.monotonic()) * 1000)
             if left_ms <= 0:

@@ -1,7 +1,7 @@
 """A faster memory allocator for the process that runs models: docs/decisions/0028-memory-allocator.md.
 
-A decode step allocates hundreds of tensors: with glibc's allocator that is up to a fifth of its time. A process gets another
-one only when it starts, so this one starts anew: same process, same command line.
+A decode step allocates hundreds of tensors: with glibc's allocator that is up to a fifth of its time. A process gets
+another one only when it starts, so this one starts anew: same process, same command line.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from typing import Final
 
 _LIBRARIES: Final = ("libtbbmalloc.so.2", "libtbbmalloc_proxy.so.2")
 """oneTBB's allocator, and what puts it in the place of ``malloc``, in the order in which they must be loaded."""
+_IS_ANEW: Final = "_MALGIL_STARTED_ANEW"
+"""In the environment from one start to the next: of a program with capabilities the loader drops ``LD_PRELOAD``."""
 _PRELOAD: Final = "LD_PRELOAD"
 _GLIBC_TUNABLES: Final = "GLIBC_TUNABLES"
 
@@ -35,11 +37,11 @@ def environment_for_models(environment: Mapping[str, str]) -> dict[str, str]:
 
 
 def start_anew_for_models() -> None:
-    """Replace this process by itself, unless it has what ``environment_for_models`` asks for."""
-    if missing := environment_for_models(os.environ):
+    """Replace this process by itself, at most once, unless it has what ``environment_for_models`` asks for."""
+    if os.environ.pop(_IS_ANEW, None) is None and (missing := environment_for_models(os.environ)):
         sys.stdout.flush()
         sys.stderr.flush()
-        os.execve(sys.executable, sys.orig_argv, {**os.environ, **missing})
+        os.execve(sys.executable, sys.orig_argv, {**os.environ, **missing, _IS_ANEW: "1"})
 
 
 def _installed() -> list[str]:
@@ -47,4 +49,4 @@ def _installed() -> list[str]:
         found = {path.name: os.path.realpath(path.locate()) for path in files("tbb") or () if path.name in _LIBRARIES}
     except PackageNotFoundError:
         return []
-    return [found[name] for name in _LIBRARIES if name in found]
+    return [found[name] for name in _LIBRARIES if os.path.isfile(found.get(name, ""))]

@@ -25,5 +25,6 @@ def test_a_table_for_each_beam_size_with_the_floors_of_the_transformer() -> None
     greedy, beams = shown("transformer").split("transformer, 4 beams")
     assert "2.00 (1.33)" in greedy
     assert "0.90 (0.95)" in beams
+    assert "2.00 (1.33)" in shown("transformer-pre")
     assert "2.00" in shown("rnn")
     assert "(1.33)" not in shown("rnn")

@@ -20,11 +20,12 @@ Connect: TypeAlias = Callable[[Endpoint], grpc.aio.Channel]
 
 UNACKNOWLEDGED_S: Final = 5.0
 """What the other machine's kernel has not acknowledged within it is lost, and the connection with it: a container or a
-node that vanishes says nothing. The kernel of a server that merely runs long acknowledges at once."""
-PING_S: Final = 3600.0
-"""gRPC sets TCP_USER_TIMEOUT to the time that it waits for the answer to a keepalive ping, on channels that send such
-pings (https://github.com/grpc/proposal/blob/master/A18-tcp-user-timeout.md). The pings themselves are not wanted: looks
-are enough of them, and TF Serving hangs up on who sends more than one in 5 minutes."""
+node that vanishes says nothing. The kernel of a server that merely runs long acknowledges what there is room for."""
+PING_MS: Final = 2**31 - 2
+"""25 days, which is as good as never; one more turns pings off, and TCP_USER_TIMEOUT with them: gRPC sets it, to the
+time that it waits for the answer to a keepalive ping, on channels that send such pings
+(https://github.com/grpc/proposal/blob/master/A18-tcp-user-timeout.md). The pings themselves are not wanted: one that
+finds a server frozen for so long ends its calls, and TF Serving hangs up on who sends more than one in 5 minutes."""
 
 
 def connector(settings: Settings) -> Connect:
@@ -37,7 +38,7 @@ def connector(settings: Settings) -> Connect:
         ("grpc.max_send_message_length", settings.tf_serving_max_message_bytes),
         ("grpc.max_receive_message_length", settings.tf_serving_max_message_bytes),
         # A call that the network swallows fails before its own deadline: others are asked while there is time.
-        ("grpc.keepalive_time_ms", round(PING_S * 1000)),
+        ("grpc.keepalive_time_ms", PING_MS),
         ("grpc.keepalive_timeout_ms", round(UNACKNOWLEDGED_S * 1000)),
         # A replica that is back is found within a second.
         ("grpc.initial_reconnect_backoff_ms", 500),

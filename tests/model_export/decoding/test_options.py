@@ -10,8 +10,9 @@ import pytest
 import tensorflow as tf
 
 from model_export.config import RnnConfig, TransformerConfig
+from model_export.contract import OPTIONS
 from model_export.decoding import DecodingOptions, Hypotheses, TokenIds, beam_search, greedy_search
-from model_export.decoding.options import RareOptions
+from model_export.decoding.options import RareOptions, asks_for_penalties
 from tests.support.scripted_step import TOKENS, options, random_step, sources
 from tests.support.tiny_models import RNN, TRANSFORMER, VOCABULARY_SIZE, tiny_model
 
@@ -35,6 +36,16 @@ SAMPLING: dict[str, object] = {
     "num_hypotheses": [1, 3, 1, 1, 2, 1, 1, 4, 1, 6],
 }
 BEAMS: dict[str, object] = {"num_hypotheses": [1, 3, 1, 1, 2, 3, 1, 2, 1, 3]}
+
+
+@pytest.mark.parametrize("name", ["repetition_penalty", "no_repeat_ngram_size", "disable_unk", "do_sample"])
+def test_rows_that_ask_are_those_that_ask_for_something(name: str) -> None:
+    value = {"repetition_penalty": 1.5, "no_repeat_ngram_size": 2, "disable_unk": True, "do_sample": True}[name]
+    asked = options(3, **{name: [OPTIONS[name].neutral, value, OPTIONS[name].neutral]})
+    own = {field: getattr(asked, field) for field in RareOptions._fields if field in DecodingOptions._fields}
+    seen = {"sample_numbers": tf.zeros([3], tf.int32), "seen_prefix": tf.zeros([3, 2], tf.int32)}
+    assert RareOptions.asks(RareOptions(**own, **seen).pack()).numpy().tolist() == [False, True, False]
+    assert bool(asks_for_penalties(asked) | tf.reduce_any(asked.do_sample))
 
 
 def searching(step: object, beam_size: int, tokens: TokenIds) -> tf.types.experimental.PolymorphicFunction:

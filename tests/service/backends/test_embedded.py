@@ -249,6 +249,31 @@ class _EndlessModel:
         self.closed.set()
 
 
+def test_runs_that_go_on_together_have_slots_of_their_own(tmp_path):
+    taken, both, may_end = [], threading.Barrier(3), threading.Event()
+
+    def run(*_, slot):
+        taken.append(slot)
+        both.wait(20)
+        may_end.wait(20)
+        raise BackendFailed("whatever it was")
+
+    async def scenario():
+        backend = EmbeddedBackend(tmp_path, slots=2, intra_op_threads=1, most_rows=at_most(1))
+        _put(backend, SimpleNamespace(run=run, close=lambda: None))
+        for _ in range(2):  # a slot comes back from a run that fails
+            may_end.clear()
+            calls = [asyncio.create_task(backend.predict("put", 1, "tokenize", TEXTS)) for _ in range(2)]
+            await asyncio.to_thread(both.wait, 20)
+            may_end.set()
+            ended = await asyncio.gather(*calls, return_exceptions=True)
+            assert [str(each) for each in ended] == ["whatever it was"] * 2
+        await backend.close()
+
+    asyncio.run(scenario())
+    assert [sorted(taken[:2]), sorted(taken[2:])] == [[0, 1], [0, 1]]
+
+
 def test_closing_does_not_wait_for_runs_to_finish(tmp_path):
     async def scenario():
         backend = EmbeddedBackend(tmp_path, slots=1, intra_op_threads=1, most_rows=at_most(1))

@@ -77,6 +77,18 @@ def test_runs_in_other_slots_do_not_wait_for_each_other(tmp_path):
             long.result(timeout=5)
 
 
+def test_a_model_is_loaded_while_every_slot_is_taken(tmp_path):
+    model = _counting_model(tmp_path)
+    with ThreadPoolExecutor(1) as threads:
+        long = threads.submit(model.run, "count", {"x": np.array(-1e15)}, time.monotonic() + 60)
+        time.sleep(0.5)
+        SavedModel(tmp_path, intra_op_threads=1).close()
+        assert not long.done()
+        model.close()
+        with pytest.raises(BackendUnavailable):
+            long.result(timeout=5)
+
+
 def test_closing_a_session_ends_its_runs(tmp_path):
     model = _counting_model(tmp_path)
     with ThreadPoolExecutor(1) as threads:

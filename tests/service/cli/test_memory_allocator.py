@@ -29,8 +29,8 @@ def clean_environment(**environment):
     } | environment
 
 
-def started_anew(**environment):
-    command = [sys.executable, "-c", STARTS_ANEW, "--port", "말길"]
+def started_anew(code=STARTS_ANEW, **environment):
+    command = [sys.executable, "-c", code, "--port", "말길"]
     ran = subprocess.run(
         command,
         cwd=REPOSITORY,
@@ -48,6 +48,14 @@ def test_the_process_starts_anew_once_with_the_same_arguments():
     first, second, loaded = started_anew()
     assert first == second  # one process, and so the same for whoever supervises it
     assert loaded == "['libtbbmalloc.so.2', 'libtbbmalloc_proxy.so.2'] ['--port', '말길']"
+
+
+def test_where_the_loader_drops_it_the_process_starts_anew_only_once():
+    dropped = "import os\nfor name in ('LD_PRELOAD', 'GLIBC_TUNABLES'): os.environ.pop(name, None)\n"
+    ran = started_anew(code=dropped + STARTS_ANEW)
+    assert ran[:2] == [ran[0]] * 2
+    assert len(ran) == 3
+    assert "STARTED_ANEW" not in ran[2]
 
 
 @pytest.mark.parametrize("chosen", [{"LD_PRELOAD": ""}, {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0"}])

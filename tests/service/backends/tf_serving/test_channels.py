@@ -10,19 +10,17 @@ import grpc
 import pytest
 
 from service.backend import VersionState
-from service.backends.tf_serving import TfServingBackend, backend, channels
-from service.batching.rows import batch_inputs
+from service.backends.tf_serving import TfServingBackend, backend
 from service.errors import BackendUnavailable
 from tests.service.backends.tf_serving import swallowed_call
 from tests.service.backends.tf_serving.fake_server import (
     FakeTfServing,
     certified_manifest,
-    running,
     settings_for,
     states,
     until,
 )
-from tests.support.rows import at_most, make_row
+from tests.support.rows import at_most
 
 certified_manifest()  # it runs a loop of its own
 
@@ -34,26 +32,10 @@ def test_a_call_that_the_network_swallows_fails_before_its_deadline():
     if not shutil.which("unshare") or subprocess.run([*ISOLATED, "true"], check=False, capture_output=True).returncode:
         pytest.skip("there is no network to be had that may be cut")
     command = [*ISOLATED, sys.executable, "-m", swallowed_call.__name__]
-    said = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=60).stdout.split()
 
     assert said[0] == "UNAVAILABLE"
     assert swallowed_call.UNACKNOWLEDGED_S <= float(said[1]) < swallowed_call.DEADLINE_S / 2
-
-
-def test_a_call_that_runs_long_is_not_taken_for_a_swallowed_one(monkeypatch):
-    monkeypatch.setattr(channels, "UNACKNOWLEDGED_S", 0.3)
-
-    async def scenario():
-        async with running(server := FakeTfServing()) as tested:
-            server.delay_s = 1.0
-            return await tested.predict("echo", 1, "generate_ids", batch_inputs([make_row()]), 10.0)
-
-    assert asyncio.run(asyncio.wait_for(scenario(), 20))["ids"].size
-
-
-def test_servers_are_not_pinged_more_often_than_they_stand():
-    """By default gRPC's servers take a ping each 5 minutes (grpc.http2.min_ping_interval_without_data_ms)."""
-    assert channels.PING_S > 300
 
 
 @pytest.fixture(scope="module")
