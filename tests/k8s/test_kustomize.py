@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from tests.support.kustomize import key, render
-from tests.support.overlays import FOLDERS, K8S, complete, overlay_with
+from tests.support.kustomize import Key, Manifest, key, render
+from tests.support.overlays import FOLDERS, K8S, complete, overlay_with, told, told_with_own_models
 
 KUBECTL = shutil.which("kubectl")
+
+
+def of_kubectl(folder: Path) -> dict[Key, Manifest]:
+    ran = subprocess.run(
+        [str(KUBECTL), "kustomize", str(folder)], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert "deprecated" not in ran.stderr
+    return {key(each): each for each in yaml.safe_load_all(ran.stdout)}
 
 
 @pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
@@ -24,13 +33,19 @@ def test_overlays_render_as_with_kubectl(name: str, tmp_path: Path) -> None:
         folder = overlay_with(tmp_path, *name.split(", "))
     else:
         folder = K8S / name
-    ran = subprocess.run(
-        [str(KUBECTL), "kustomize", str(folder)], check=True, capture_output=True, text=True, timeout=60
-    )
-    theirs = {key(each): each for each in yaml.safe_load_all(ran.stdout)}
 
-    assert {key(each): each for each in render(folder)} == theirs
-    assert "deprecated" not in ran.stderr
+    assert {key(each): each for each in render(folder)} == of_kubectl(folder)
+
+
+@pytest.mark.skipif(KUBECTL is None, reason="kubectl is not installed")
+@pytest.mark.parametrize("overlay", [told, told_with_own_models])
+@pytest.mark.parametrize("above", ["production", "canary"])
+def test_overlays_of_ones_own_render_as_with_kubectl(
+    overlay: Callable[[Path, str], Path], above: str, tmp_path: Path
+) -> None:
+    folder = overlay(tmp_path, above)
+
+    assert {key(each): each for each in render(folder)} == of_kubectl(folder)
 
 
 def test_a_renamed_config_map_is_found_by_who_uses_it(tmp_path: Path) -> None:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
-import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.kustomize import Manifest, render
 from tests.support.manifest_schemas import VERSIONS
 from tests.support.manifests import problems
-from tests.support.overlays import FOLDERS, K8S, NAMES, complete, overlay_with
-
-OWN = "mine"
+from tests.support.overlays import FOLDERS, K8S, NAMES, OWN_MODEL, complete, overlay_with, told, told_with_own_models
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +53,61 @@ def test_models_may_come_from_an_image(overlay: str, tmp_path: Path) -> None:
     assert pod["volumes"][0].keys() == {"name", "emptyDir"}
 
 
-def test_models_may_be_ones_own_as_the_document_tells(tmp_path: Path) -> None:
-    page = (K8S.parent / "docs" / "deployment.md").read_text("utf-8")
-    (told,) = re.findall(r"  ```yaml\n(  namespace: malgil\n.*?)  ```", page, re.DOTALL)
-    folder = overlay_with(tmp_path, "production")
-    (folder / "kustomization.yaml").write_text(f"resources: [../production]\n{textwrap.dedent(told)}")
-    (folder / "models.config").write_text(f'model_config_list {{ config {{ name: "{OWN}" }} }}')
-    (folder / "labels.yaml").write_text(f"{OWN}: {{stable: 1}}")
-    manifests = render(folder)
+@pytest.mark.parametrize("above", ["production", "canary"])
+def test_an_overlay_of_ones_own_changes_what_it_tells(above: str, tmp_path: Path) -> None:
+    """Settings of all gateways, whose pods are renewed; the registry and not the release of images."""
+    before, after = render(K8S / "overlays" / above), render(told(tmp_path, above))
+    gateways = [each for each in settings(before) if each["metadata"]["name"].startswith("malgil-gateway")]
+    of_gateways = [pod["containers"][0] for pod in pods(after, "malgil-gateway")]
+
+    assert problems(after, VERSIONS[-1]) == []
+    assert len(gateways) == len(of_gateways) == (2 if above == "canary" else 1)
+    assert {each["envFrom"][0]["configMapRef"]["name"] for each in of_gateways} == {
+        each["metadata"]["name"] for each in settings(after) if each["data"].get("MALGIL_QUEUE_ROWS") == "4096"
+    }
+    assert not names(settings(after)) & names(gateways)
+    assert {each["image"] for each in of_gateways} == {
+        f"registry.example.com/{pod['containers'][0]['image']}" for pod in pods(before, "malgil-gateway")
+    }
+
+
+@pytest.mark.parametrize("above", ["production", "canary"])
+def test_models_may_be_ones_own_as_the_document_tells(above: str, tmp_path: Path) -> None:
+    manifests = render(told_with_own_models(tmp_path, above))
 
     assert problems(manifests, VERSIONS[-1]) == []
-    assert OWN in json.dumps(manifests)
+    assert OWN_MODEL in json.dumps(manifests)
     assert "en-fr" not in json.dumps(manifests)
+    data = {each["metadata"]["name"]: each["data"] for each in settings(manifests)}
+    for pod in pods(manifests, "malgil-gateway"):
+        given = data[pod["containers"][0]["envFrom"][0]["configMapRef"]["name"]]
+        assert given["MALGIL_TF_SERVING_MODELS"] == OWN_MODEL
+        assert Path(given["MALGIL_LABELS_FILE"]).name in data["malgil-labels"]
+
+
+def test_a_canarys_release_is_its_own(tmp_path: Path) -> None:
+    """A tag for each of the two places that the document names."""
+    folder = told(tmp_path, "canary")
+    for place, tag in {"production": "1.0.0", "canary/gateway": "2.0.0"}.items():
+        written = folder.parent / place / "kustomization.yaml"
+        assert "newTag: 0.1.0" in written.read_text("utf-8")
+        written.write_text(written.read_text("utf-8").replace("newTag: 0.1.0", f"newTag: {tag}"), "utf-8")
+    images = [pod["containers"][0]["image"] for pod in pods(render(folder), "malgil-gateway")]
+
+    assert sorted(images) == [f"registry.example.com/malgil/gateway:{tag}" for tag in ("1.0.0", "2.0.0")]
+
+
+def settings(manifests: list[Manifest]) -> list[Manifest]:
+    return [each for each in manifests if each["kind"] == "ConfigMap"]
+
+
+def names(manifests: list[Manifest]) -> set[str]:
+    return {each["metadata"]["name"] for each in manifests}
+
+
+def pods(manifests: list[Manifest], prefix: str) -> list[dict[str, Any]]:
+    return [
+        each["spec"]["template"]["spec"]
+        for each in manifests
+        if each["kind"] == "Deployment" and each["metadata"]["name"].startswith(prefix)
+    ]

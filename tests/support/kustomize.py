@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
@@ -141,7 +142,7 @@ def _patch(folder: Path, patch: Mapping[str, Any], objects: list[Manifest]) -> N
         each
         for each in objects
         if target.get("kind", each["kind"]) == each["kind"]
-        and target.get("name", each["metadata"]["name"]) == each["metadata"]["name"]
+        and re.fullmatch(target.get("name", ".*"), each["metadata"]["name"])
         and wanted.items() <= each["metadata"].get("labels", {}).items()
     ]
     if not found and not is_deletion:
