@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -66,38 +67,33 @@ def test_a_run_takes_the_thread_that_it_should(tmp_path, slot):
     model.close()
 
 
-def test_runs_in_other_slots_do_not_wait_for_each_other(tmp_path):
-    model = _counting_model(tmp_path, slots=2)
+@contextmanager
+def _endless_run(model, slot):
+    """While entered; closing the model ends it, and with it the context."""
     with ThreadPoolExecutor(1) as threads:
-        long = threads.submit(model.run, "count", {"x": np.array(-1e15)}, time.monotonic() + 60, slot=1)
-        assert model.run("count", {"x": np.array(-1e4)}, time.monotonic() + 20, slot=0)["y"] == 0
-        assert not long.done()
-        model.close()
-        with pytest.raises(BackendUnavailable):
-            long.result(timeout=5)
-
-
-def test_a_model_is_loaded_while_every_slot_is_taken(tmp_path):
-    model = _counting_model(tmp_path)
-    with ThreadPoolExecutor(1) as threads:
-        long = threads.submit(model.run, "count", {"x": np.array(-1e15)}, time.monotonic() + 60)
+        run = threads.submit(model.run, "count", {"x": np.array(-1e15)}, time.monotonic() + 60, slot=slot)
         time.sleep(0.5)
-        SavedModel(tmp_path, intra_op_threads=1).close()
-        assert not long.done()
+        yield
+        assert not run.done()
         model.close()
         with pytest.raises(BackendUnavailable):
-            long.result(timeout=5)
+            run.result(timeout=5)
 
 
 def test_closing_a_session_ends_its_runs(tmp_path):
-    model = _counting_model(tmp_path)
-    with ThreadPoolExecutor(1) as threads:
-        running = threads.submit(model.run, "count", {"x": np.array(-1e15)}, time.monotonic() + 60)
-        time.sleep(0.5)
-        assert not running.done()
-        model.close()
-        with pytest.raises(BackendUnavailable):
-            running.result(timeout=5)
+    with _endless_run(_counting_model(tmp_path), slot=0):
+        pass
+
+
+def test_runs_in_other_slots_do_not_wait_for_each_other(tmp_path):
+    model = _counting_model(tmp_path, slots=2)
+    with _endless_run(model, slot=1):
+        assert model.run("count", {"x": np.array(-1e4)}, time.monotonic() + 20, slot=0)["y"] == 0
+
+
+def test_a_model_is_loaded_while_every_slot_is_taken(tmp_path):
+    with _endless_run(_counting_model(tmp_path), slot=0):
+        SavedModel(tmp_path, intra_op_threads=1).close()
 
 
 def test_tensorflow_is_imported_without_a_word():
