@@ -1,26 +1,33 @@
-"""Connections that swallow packets, TLS with certificates made here, and what is said of files that make no sense."""
+"""Connections on which nothing arrives, TLS with certificates made here, and files that make no sense."""
 
 import asyncio
+import os
 import shutil
+import socket
 import subprocess
 import sys
+import time
 from types import SimpleNamespace
 
 import grpc
 import pytest
 
 from service.backend import VersionState
-from service.backends.tf_serving import TfServingBackend, backend
+from service.backends.tf_serving import TfServingBackend, backend, channels, replica
+from service.batching.rows import batch_inputs
 from service.errors import BackendUnavailable
 from tests.service.backends.tf_serving import swallowed_call
+from tests.service.backends.tf_serving.fake_process import FakeProcess
 from tests.service.backends.tf_serving.fake_server import (
     FakeTfServing,
     certified_manifest,
+    running,
     settings_for,
     states,
     until,
 )
-from tests.support.rows import at_most
+from tests.service.backends.tf_serving.full_buffer import FullBuffer
+from tests.support.rows import at_most, make_row
 
 certified_manifest()  # it runs a loop of its own
 
@@ -36,6 +43,76 @@ def test_a_call_that_the_network_swallows_fails_before_its_deadline():
 
     assert said[0] == "UNAVAILABLE"
     assert swallowed_call.UNACKNOWLEDGED_S <= float(said[1]) < swallowed_call.DEADLINE_S / 2
+
+
+def test_a_connection_is_given_up_after_five_seconds_without_an_acknowledgement():
+    async def scenario():
+        server = FakeTfServing()
+        async with running(server):
+            return [each.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) for each in _sockets_to(server.port)]
+
+    assert asyncio.run(asyncio.wait_for(scenario(), 20)) == [5000]
+
+
+def _sockets_to(port):
+    """Of this process, to that port: gRPC does not show its own."""
+    for number in os.listdir("/proc/self/fd"):
+        try:
+            found = socket.socket(fileno=os.dup(int(number)))
+        except OSError:  # it is none, or closed again
+            continue
+        with found:
+            try:
+                is_to_it = found.family in (socket.AF_INET, socket.AF_INET6) and found.getpeername()[1] == port
+            except OSError:  # it has no peer
+                continue
+            if is_to_it:
+                yield found
+
+
+def test_calls_that_do_not_get_through_are_asked_of_another_replica(monkeypatch):
+    """Long before it is noticed that nothing is answered, which would be after three looks."""
+    monkeypatch.setattr(channels, "UNACKNOWLEDGED_S", 1.0)
+
+    async def scenario():
+        stuck, other = FullBuffer(), FakeTfServing()
+        async with running(stuck, other) as tested:
+            counts = stuck.count("Predict", "generate_ids"), other.count("Predict", "generate_ids")
+            stuck.is_stuck = True
+            began = time.monotonic()
+            await asyncio.gather(*(_generate(tested, rows=64) for _ in range(4)))
+            took = time.monotonic() - began
+            assert (stuck.count("Predict", "generate_ids"), other.count("Predict", "generate_ids") - 4) == counts
+        assert channels.UNACKNOWLEDGED_S <= took < 3 * replica.STATUS_TIMEOUT_S - 1.0
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_a_stopped_process_is_given_up_after_three_looks_and_back_with_the_first_that_it_answers(monkeypatch):
+    """Its kernel goes on acknowledging, so that the connection stays."""
+    monkeypatch.setattr(channels, "UNACKNOWLEDGED_S", 0.4)
+    monkeypatch.setattr(replica, "STATUS_TIMEOUT_S", 0.7)
+
+    async def scenario():
+        stopped, other = FakeProcess(), FakeTfServing()
+        async with running(stopped, other) as tested:
+            connected = [each.getsockname() for each in _sockets_to(stopped.port)]
+            stopped.freeze()
+            began = time.monotonic()
+            await asyncio.gather(*(_generate(tested) for _ in range(4)))
+            assert 3 * replica.STATUS_TIMEOUT_S - 0.1 < time.monotonic() - began < 10.0
+            assert tested.versions()[0].replicas[stopped.address].startswith("loading")
+            stopped.thaw()
+            await until(lambda: tested.versions()[0].replicas[stopped.address] == "ready")
+            assert [each.getsockname() for each in _sockets_to(stopped.port)] == connected
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+async def _generate(tested, rows=1):
+    inputs = batch_inputs([make_row(60) for _ in range(rows)])
+    outputs = await tested.predict("echo", 1, "generate_ids", inputs, swallowed_call.DEADLINE_S)
+    assert len(outputs["ids"]) == rows
 
 
 @pytest.fixture(scope="module")
