@@ -2,6 +2,7 @@
 
 ``MALGIL_TFS_ADDRESS`` is where a TF Serving answers gRPC, ``MALGIL_TFS_MODELS`` the folder of models that it serves: it
 sees it under the same path, and the tests write to it (``toy`` stays there, a list of no models is no configuration).
+``MALGIL_TFS_REST_ADDRESS``: where the same one answers REST, if it does.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:  # it needs TensorFlow, and not every test here does
 
 ADDRESS = os.environ.get("MALGIL_TFS_ADDRESS", "")
 MODELS = os.environ.get("MALGIL_TFS_MODELS", "")
+REST_ADDRESS = os.environ.get("MALGIL_TFS_REST_ADDRESS", "")
 KINDS = ["test server", *(["TF Serving"] if ADDRESS and MODELS else [])]
 
 
@@ -48,7 +50,7 @@ def server(kind: str, toys: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     from tests.support.model_server_client import Served, add_version
 
     if kind == "TF Serving":
-        served = Served(ADDRESS, Path(MODELS))
+        served = Served(ADDRESS, Path(MODELS), REST_ADDRESS)
         if not (served.root / "toy").exists():
             add_version(served.root / "toy", toys, 1)
         served.reload()
@@ -57,8 +59,8 @@ def server(kind: str, toys: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         return
     root = tmp_path_factory.mktemp("served")
     add_version(root / "toy", toys, 1)
-    with model_server(root, *QUICK) as process:
-        served = Served(process.address, root)
+    with model_server(root, *QUICK, "--rest_api_port=-1") as process:
+        served = Served(process.address, root, process.rest_address)
         yield served
         served.close()
 
@@ -74,6 +76,13 @@ def model(server: Served, toys: Path, request: pytest.FixtureRequest) -> Iterato
     yield name
     shutil.rmtree(server.root / name)
     server.reload()
+
+
+@pytest.fixture
+def tries_once(kind: str) -> None:
+    """A load that fails is not tried again."""
+    if kind == "TF Serving":
+        pytest.skip("without --max_num_load_retries=0 it tries a load again for five minutes")
 
 
 Start = Callable[..., "tuple[ModelServerProcess, Served]"]

@@ -311,7 +311,7 @@ def test_a_broken_version_leaves_the_old_serving(server, model, toys, kind):
 
 
 def test_a_broken_version_ends_with_its_error(server, model, toys, tries_once):
-    (add_version(server.root / model, toys, 2) / "saved_model.pb").unlink()
+    add_version(server.root / model, toys, 2, lacks="saved_model.pb")
     eventually(lambda: server.status(model).get(2, ("",))[0] == "END", "the end of the broken version")
     _, code, text = server.status(model)[2]
     assert code == grpc.StatusCode.NOT_FOUND.value[0]
@@ -319,20 +319,21 @@ def test_a_broken_version_ends_with_its_error(server, model, toys, tries_once):
     assert server.available(model) == [1]
 
 
+def test_a_folder_whose_name_is_no_number_is_not_looked_at(server, model, toys):
+    for name in (".3", "3.partial", "next"):
+        shutil.copytree(toys / "toy" / "3", server.root / model / name)
+    add_version(server.root / model, toys, 2)
+    eventually(lambda: server.available(model) == [2], "the version whose name is one")
+    assert set(server.status(model)) == {1, 2}
+
+
 def test_a_broken_version_can_be_replaced(server, model, toys, tries_once):
-    broken = add_version(server.root / model, toys, 2)
-    (broken / "saved_model.pb").unlink()
+    broken = add_version(server.root / model, toys, 2, lacks="saved_model.pb")
     eventually(lambda: server.status(model).get(2, ("",))[0] == "END", "the end of the broken version")
     shutil.rmtree(broken)
     time.sleep(0.5)  # for one look at the folders
     add_version(server.root / model, toys, 2)
     eventually(lambda: server.available(model) == [2], "the repaired version")
-
-
-@pytest.fixture
-def tries_once(kind):
-    if kind == "TF Serving":
-        pytest.skip("without --max_num_load_retries=0 it tries a load again for five minutes")
 
 
 # --- reloads and labels -----------------------------------------------------------------------------------------------
@@ -365,6 +366,17 @@ def test_a_reload_moves_labels(server, model, toys):
     assert (by_label(server, model, "stable"), by_label(server, model, "canary")) == (1.0, 2.0)
     server.reload(both(model, stable=2))
     assert by_label(server, model, "stable") == 2.0
+    assert server.refusal(model, spec={"version_label": "canary"}, x=[1.0])[0] == INVALID
+
+
+def test_a_label_of_a_version_that_is_not_available_is_refused_and_leaves_labels_as_they_were(server, model):
+    server.reload({"name": model, "version_labels": {"stable": 1}})
+    with pytest.raises(grpc.RpcError) as caught:
+        server.reload({"name": model, "version_labels": {"stable": 2, "canary": 1}})
+    assert caught.value.code() == grpc.StatusCode.FAILED_PRECONDITION
+    begins = f"Request to assign label to version 2 of model {model}, which is not currently available for inference"
+    assert caught.value.details().startswith(begins)
+    assert by_label(server, model, "stable") == 1.0
     assert server.refusal(model, spec={"version_label": "canary"}, x=[1.0])[0] == INVALID
 
 

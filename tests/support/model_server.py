@@ -31,7 +31,7 @@ from tensorflow_serving.config import model_server_config_pb2
 from tests.support.model_server_batching import Batching, BatchingOptions
 from tests.support.model_server_faults import CONTROL_SERVICE, Control, NeverAnswered, StatusError, exhausted, happen
 from tests.support.model_server_models import Models, ModelsUnavailable
-from tests.support.model_server_rest import serve_status
+from tests.support.model_server_rest import serve_rest
 from tests.support.model_server_session import LoadedVersion
 
 _SPARE_THREADS = 16  # they say that there are no threads
@@ -45,7 +45,7 @@ Answer = Callable[[Any, grpc.ServicerContext], Message]
 
 
 class ModelServer:
-    """The server in this process; it listens from ``start`` on, on ``port``.
+    """The server in this process; it listens from ``start`` on, on ``port`` and, if it is asked to, on ``rest_port``.
 
     Args:
         options: of ``parse_flags``.
@@ -69,6 +69,7 @@ class ModelServer:
             options=[("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)],
         )
         self.port = 0
+        self.rest_port = 0
 
     def start(self) -> None:
         """Load the models, then listen.
@@ -98,7 +99,8 @@ class ModelServer:
         self.port = self._server.add_insecure_port(f"{self._options.address}:{self._options.port}")
         self._server.start()
         if self._options.rest_api_port:
-            serve_status(self._options.address, self._options.rest_api_port, self._models.status)
+            rest = serve_rest(self._options.address, max(self._options.rest_api_port, 0), self._models)
+            self.rest_port = rest.server_port
         if self._options.model_config_file_poll_wait_seconds:
             threading.Thread(target=self._reload_forever, daemon=True).start()
 
@@ -113,8 +115,11 @@ class ModelServer:
             time.sleep(self._options.model_config_file_poll_wait_seconds)
             try:
                 self._models.reload(_config_file(self._options.model_config_file))
-            except (OSError, text_format.ParseError, StatusError) as error:
-                print(f"PollFilesystemAndReloadConfig failed: {error}", file=sys.stderr, flush=True)
+            except (OSError, ValueError, text_format.ParseError) as error:
+                print(f"Failed to read ModelServerConfig file: {error}", file=sys.stderr, flush=True)
+            except StatusError as error:
+                message = f"PollFilesystemAndReloadConfig failed to ReloadConfig: {error.message}"
+                print(message, file=sys.stderr, flush=True)
 
     def _load(self, name: str, number: int, folder: Path) -> LoadedVersion:
         batched = (lambda run: Batching(run, self._batching)) if self._options.enable_batching else None
@@ -203,7 +208,7 @@ def _config_file(path: Path) -> Any:
 def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     """TF Serving's flags, and four of our own.
 
-    ``--address``: where it listens, which TF Serving does everywhere.
+    ``--address``: where it listens, which TF Serving does everywhere. ``--rest_api_port=-1``: on a free port.
     ``--num_versions``: how many of the latest versions of each folder are served. ``--tensorflow_text=false``: a server
     that was built without TF Text. ``--ends_with_parent``: no process is left behind where a test run was killed.
     """
@@ -255,7 +260,7 @@ def main(arguments: Sequence[str]) -> None:
     except (ModelsUnavailable, StatusError) as error:
         print(f"Failed to start server. Error: {error}", file=sys.stderr, flush=True)
         os._exit(255)  # not by way of threads that are busy
-    print(server.port, flush=True)
+    print(server.port, server.rest_port, flush=True)
     while not options.ends_with_parent or os.getppid() == parent:
         time.sleep(1.0)
     os._exit(0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import json
 import shutil
 import time
 from collections.abc import Callable
@@ -21,11 +23,12 @@ from tensorflow_serving.apis import (
 
 
 class Served:
-    """A server with its folder of models, and calls to it by the official stubs."""
+    """A server with its folder of models, and calls to it by the official stubs; and over REST, if that is told."""
 
-    def __init__(self, address: str, root: Path) -> None:
+    def __init__(self, address: str, root: Path, rest_address: str = "") -> None:
         self.root = root
         self.address = address
+        self.rest_address = rest_address
         self.channel = grpc.insecure_channel(address)
         self._predictions = prediction_service_pb2_grpc.PredictionServiceStub(self.channel)
         self._models = model_service_pb2_grpc.ModelServiceStub(self.channel)
@@ -68,6 +71,14 @@ class Served:
     def available(self, name: str) -> list[int]:
         return [version for version, (state, _, _) in self.status(name).items() if state == "AVAILABLE"]
 
+    def get(self, path: str) -> tuple[int, dict[str, Any]]:
+        """Status and JSON of ``GET /v1/models/...``."""
+        connection = http.client.HTTPConnection(self.rest_address, timeout=10.0)
+        connection.request("GET", path)
+        with connection.getresponse() as response:
+            assert response.headers["Content-Type"] == "application/json"
+            return response.status, json.loads(response.read())
+
     def reload(self, *more: dict[str, Any], timeout: float = 60.0) -> None:
         """Every folder of the root by its defaults, and what is named: ``{"name": ..., "version_labels": ...}``."""
         named = [config["name"] for config in more]
@@ -96,9 +107,9 @@ def eventually(check: Callable[[], bool], what: str, timeout_s: float = 30.0) ->
         time.sleep(0.02)
 
 
-def add_version(model: Path, toys: Path, version: int) -> Path:
-    """At once, as a version is to be published: a half-copied one would be loaded."""
+def add_version(model: Path, toys: Path, version: int, *, lacks: str = "") -> Path:
+    """At once, as a version is to be published: a half-copied one would be loaded. ``lacks``: without this file."""
     folder = model / str(version)
     hidden = model / f".{version}"
-    shutil.copytree(toys / "toy" / str(version), hidden)
+    shutil.copytree(toys / "toy" / str(version), hidden, ignore=shutil.ignore_patterns(lacks))
     return hidden.rename(folder)

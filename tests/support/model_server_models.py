@@ -53,7 +53,7 @@ class Models:
         poll_s: pause between two looks at the folders.
         retries: of a load that failed.
         retry_s: pause before each of them.
-        allow_labels: labels may name versions that are not available.
+        allow_labels: new labels may name versions that are not available.
     """
 
     def __init__(
@@ -174,8 +174,10 @@ class Models:
         with self._lock:
             for model in config.config:
                 available = self._models.get(model.name, _Model()).available()
+                before = self._labels.get(model.name, {})
                 for label, number in model.version_labels.items():
-                    if number not in available and not self._allow_labels:
+                    is_moved = before.get(label, number) != number
+                    if number not in available and (is_moved or not self._allow_labels):
                         raise StatusError(
                             grpc.StatusCode.FAILED_PRECONDITION,
                             f"Request to assign label to version {number} of model {model.name}, which is not "
@@ -207,10 +209,18 @@ class Models:
     # --- the folders --------------------------------------------------------------------------------------------------
 
     def _poll_forever(self) -> None:
+        reported: list[Any] = []
         while not self._closed.is_set():
             with self._lock:
                 config = self._config
-            for name in set(self._models) | {model.name for model in config.config}:
+            configured = {model.name for model in config.config}
+            missing = [model for model in config.config if not Path(model.base_path).exists()]
+            if missing and missing != reported:
+                named = f"{missing[0].base_path} for servable {missing[0].name}"
+                print(f"Could not find base path {named}", file=sys.stderr, flush=True)
+            reported = missing
+            # One that is missing keeps all the others as they are.
+            for name in set(self._models) - configured if missing else set(self._models) | configured:
                 self._update(name)
             end = time.monotonic() + self._poll_s
             while config is self._config and time.monotonic() < end and not self._closed.wait(_CONFIG_POLL_S):

@@ -47,6 +47,11 @@ class ModelServerProcess:
     def address(self) -> str:
         return f"127.0.0.1:{self.port}"
 
+    @property
+    def rest_address(self) -> str:
+        """With ``--rest_api_port``; another one after a restart."""
+        return f"127.0.0.1:{self.rest_port}"
+
     def set_faults(self, *faults: Fault) -> None:
         """From now on these; the first that matches a call is what happens to it. None: nothing goes wrong."""
         self._control("SetFaults", [asdict(fault) for fault in faults])
@@ -114,7 +119,7 @@ class ModelServerProcess:
         if not line:
             code = self.wait()
             raise ModelServerFailed(code, "".join(self.log))
-        self.port = int(line)
+        self.port, self.rest_port = map(int, line.split())
 
     def _control(self, method: str, value: Any = None) -> Any:
         with grpc.insecure_channel(self.address) as channel:

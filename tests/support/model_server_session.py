@@ -66,12 +66,12 @@ class LoadedVersion:
         self.name = name
         self.version = version
         meta_graph = _meta_graph(folder)
-        self._signatures = meta_graph.signature_def
+        self.signatures = meta_graph.signature_def
         graph = tf.Graph()
         with graph.as_default():
             self._feeds = {
                 info.name: tf.compat.v1.placeholder(info.dtype)
-                for signature in self._signatures.values()
+                for signature in self.signatures.values()
                 for info in signature.inputs.values()
             }
             # Dies with the last call that holds this version, so that an unloaded one still answers those.
@@ -94,9 +94,9 @@ class LoadedVersion:
     def predict(self, request: predict_pb2.PredictRequest, seconds_left: float | None) -> predict_pb2.PredictResponse:
         """Answer a request, or raise StatusError."""
         name = request.model_spec.signature_name or SIGNATURE_DEFAULT
-        if name not in self._signatures:
+        if name not in self.signatures:
             raise StatusError(grpc.StatusCode.FAILED_PRECONDITION, f'Serving signature key "{name}" not found.')
-        signature = self._signatures[name]
+        signature = self.signatures[name]
         feeds = _feeds(signature, request.inputs)
         aliases = _fetches(signature, request.output_filter)
         for index, (alias, info) in enumerate(sorted(signature.inputs.items())):
