@@ -1,8 +1,8 @@
 """A model server that behaves as TF Serving does, for tests: real gRPC, real SavedModels, and faults on request.
 
 ``python -m tests.support.model_server --model_base_path ROOT`` takes the names of TF Serving's flags. It serves every
-folder of ROOT, and says on its output which port it listens on, once everything is loaded. Tests start it by
-``tests.support.model_server_process``.
+folder of ROOT, and says on its output which port it listens on, after that of REST if there is one, once everything is
+loaded. Tests start it by ``tests.support.model_server_process``.
 
 As TF Serving it has no handler for SIGTERM: it dies at once. gRPC listens with SO_REUSEPORT, which is its default.
 """
@@ -260,7 +260,7 @@ def main(arguments: Sequence[str]) -> None:
     except (ModelsUnavailable, StatusError) as error:
         print(f"Failed to start server. Error: {error}", file=sys.stderr, flush=True)
         os._exit(255)  # not by way of threads that are busy
-    print(server.port, server.rest_port, flush=True)
+    print(*filter(None, (server.rest_port, server.port)), flush=True)
     while not options.ends_with_parent or os.getppid() == parent:
         time.sleep(1.0)
     os._exit(0)

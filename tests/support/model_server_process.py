@@ -119,7 +119,8 @@ class ModelServerProcess:
         if not line:
             code = self.wait()
             raise ModelServerFailed(code, "".join(self.log))
-        self.port, self.rest_port = map(int, line.split())
+        *rest, self.port = map(int, line.split())
+        self.rest_port = rest[0] if rest else 0
 
     def _control(self, method: str, value: Any = None) -> Any:
         with grpc.insecure_channel(self.address) as channel:
