@@ -71,7 +71,7 @@ class OptionSpec:
 
 
 OPTIONS: Final[Mapping[str, OptionSpec]] = {
-    "beam_size": OptionSpec("int32", 1),  # equal within one call
+    "beam_size": OptionSpec("int32", 1),  # equal within one call, unless ``Manifest.mixed_beam_sizes``
     "num_hypotheses": OptionSpec("int32", 1),
     "max_new_tokens": OptionSpec("int32", 0),  # 0: the manifest's default_max_new_tokens
     "min_new_tokens": OptionSpec("int32", 0),
@@ -292,6 +292,7 @@ class Manifest:
     dtype: str
     required_ops: tuple[str, ...]
     signatures: Mapping[str, SignatureSpec]
+    mixed_beam_sizes: bool = False  # whether rows of one call may differ in ``beam_size``, unless one is sampled
     cpu_features: CpuFeatures = CpuFeatures()
     calibration: Calibration | None = None  # None: no static scales
     provenance: Mapping[str, Any] = field(default_factory=dict)  # data, steps, metrics: as the trainer reported them

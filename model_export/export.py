@@ -188,5 +188,6 @@ def _manifest(
         calibration=wanted.scales.source if wanted.scales else None,
         required_ops=(),
         signatures={key: SIGNATURES[key] for key in signatures},
+        mixed_beam_sizes=True,
         provenance=trained.report,
     )

@@ -57,12 +57,12 @@ def on_arrays(function: Callable[..., Mapping[str, tf.Tensor]]) -> Signature:
 
 
 def generate_inputs(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
-    """Inputs of ``generate``; the rows must agree in ``beam_size``."""
+    """Inputs of ``generate``."""
     return {"texts": text_array([row.text for row in rows]), **_option_inputs(rows)}
 
 
 def generate_ids_inputs(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
-    """Inputs of ``generate_ids``; the rows must agree in ``beam_size``."""
+    """Inputs of ``generate_ids``."""
     ids, lengths = padded([row.source_ids for row in rows])
     return {"source_ids": ids, "source_lengths": lengths, **_option_inputs(rows)}
 

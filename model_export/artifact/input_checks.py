@@ -104,9 +104,12 @@ def _beam_checks(options: Mapping[str, tf.Tensor], limits: Limits) -> list[tf.Op
     beam_size, hypotheses, most = options["beam_size"], options["num_hypotheses"], limits.max_beam_size
     samples = options["do_sample"]
     return [
-        require(beam_size == beam_size[:1], "beam_size must be equal in all rows of one call:", beam_size),
         require((beam_size >= 1) & (beam_size <= most), f"beam_size must be 1..{most}:", beam_size),
-        require(~samples | (beam_size == 1), "do_sample needs beam_size 1: beams do not draw, beam_size is", beam_size),
+        require(
+            ~samples | (tf.reduce_max(beam_size) == 1),
+            "do_sample needs beam_size 1 in all rows of a call: beams do not draw, beam_size is",
+            beam_size,
+        ),
         require(
             samples | ((hypotheses >= 1) & (hypotheses <= beam_size)),
             "num_hypotheses must be 1..beam_size:",

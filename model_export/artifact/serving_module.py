@@ -124,7 +124,7 @@ class ServingModule(tf.Module):
 
     def _generate_ids(self, **inputs: tf.Tensor) -> Tensors:
         return tf.cond(
-            inputs["beam_size"][0] == 1,
+            tf.reduce_max(inputs["beam_size"]) <= 1,  # what is refused is refused by either
             lambda: self._searches["greedy"](**inputs),
             lambda: self._searches["beams"](**inputs),
         )
@@ -138,8 +138,8 @@ class ServingModule(tf.Module):
     def _beams(self, source_ids: tf.Tensor, source_lengths: tf.Tensor, **options: tf.Tensor) -> Tensors:
         source_ids, source_lengths = self._checked_source(source_ids, source_lengths)
         options = self._checked_options(options)
-        beam_size, tokens = options["beam_size"][0], self._token_ids()
-        found = beam_search(self._step, source_ids, source_lengths, beam_size, _decoding(options), tokens)
+        beam_sizes, tokens = options["beam_size"], self._token_ids()
+        found = beam_search(self._step, source_ids, source_lengths, beam_sizes, _decoding(options), tokens)
         return {**found._asdict(), "source_lengths": source_lengths}
 
     def _checked_source(self, ids: tf.Tensor, lengths: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -3,6 +3,9 @@
 At each position the candidates of a row are every beam continued by every token. Those among the ``beam_size`` best
 that end in EOS become finished hypotheses; the ``beam_size`` best that do not end are the next beams. A row is done
 when ``beam_size`` hypotheses have finished, or at its ``max_new_tokens``, where the best candidates all finish.
+
+Rows of one call may differ in ``beam_size``: all have as many places as the widest, and those that a row does not ask
+for stay empty.
 """
 
 from __future__ import annotations
@@ -29,17 +32,16 @@ def beam_search(
     options: DecodingOptions,
     tokens: TokenIds,
 ) -> Hypotheses:
-    """The ``num_hypotheses`` best of ``beam_size`` (int32 scalar) per row, best first.
+    """The ``num_hypotheses`` best of ``beam_size`` (int32 scalar, or [B]) per row, best first.
 
     ``source_ids`` int32 [B, S], ``source_lengths`` int32 [B]. No row may ask for ``do_sample``: beams do not draw.
     """
-    return decode(
-        step, _BeamSearch(beam_size, tokens, asks_for_penalties(options)), source_ids, source_lengths, options, tokens
-    )
+    search = _BeamSearch(beam_size, tokens, asks_for_penalties(options))
+    return decode(step, search, source_ids, source_lengths, options, tokens)
 
 
 class _Beams(NamedTuple):
-    """``K`` live hypotheses per row and their continuations: ``C`` tokens each."""
+    """``K`` live hypotheses per row, ``C`` tokens each."""
 
     ids: tf.Tensor  # int32 [B, K, C]
     token_log_probs: tf.Tensor  # float32 [B, K, C]
@@ -50,15 +52,17 @@ class _Beams(NamedTuple):
 class _BeamState(NamedTuple):
     live: _Beams  # best first
     finished: Hypotheses  # [B, K]: the best so far, best first; with room for those
-    finished_count: tf.Tensor  # int32 [B]: how many have finished, those no longer among the best included
+    missing: tf.Tensor  # int32 [B]: how many must finish yet
     is_live: tf.Tensor  # bool [B]
+    ceiling: tf.Tensor  # float32 [B, K], of scores: infinity for the beams of a row, minus infinity where it has none
 
 
 class _BeamSearch:
     draws = False
 
     def __init__(self, beam_size: int | tf.Tensor, tokens: TokenIds, is_penalized: tf.Tensor) -> None:
-        self.beam_size = beam_size
+        self.beam_size = beam_size if isinstance(beam_size, int) else tf.reduce_max(beam_size)
+        self._beam_sizes = beam_size  # of each row, or of all
         self._tokens = tokens
         self._is_penalized = is_penalized
 
@@ -68,11 +72,14 @@ class _BeamSearch:
         # All beams would be the same before the first token: one is there, the others are not.
         is_first = tf.range(self.beam_size) == 0
         scores = tf.where(is_first, tf.zeros([batch, 1]), float("-inf"))  # [batch, beam]
+        sizes = tf.broadcast_to(self._beam_sizes, [batch])
+        is_there = tf.sequence_mask(sizes, self.beam_size)  # [batch, beam]
         return _BeamState(
             live=_Beams(nothing.ids, nothing.token_log_probs, scores),
             finished=nothing,
-            finished_count=tf.zeros([batch], tf.int32),
+            missing=sizes,
             is_live=tf.ones([batch], tf.bool),
+            ceiling=tf.where(is_there, float("inf"), float("-inf")),
         )
 
     def advance(
@@ -85,7 +92,7 @@ class _BeamSearch:
         best, ids = best_tokens(processed.going_on, width, self._tokens.not_continuing)  # [batch, beam, candidate]
         own = tf.gather(logits, ids, batch_dims=2) - tf.expand_dims(normalizer, 2)  # [batch, beam, candidate]
         ranking = best - tf.expand_dims(processed.normalizer, 2)
-        going_on, parents, chosen = self._continue(ids, own, ranking, live)
+        going_on, parents, chosen, last_score = self._continue(ids, own, ranking, state)
 
         may_end = end_is_allowed(time, tf.expand_dims(rows.min_new_tokens, 1), best[:, :, 0])
         own_end = logits[:, :, self._tokens.eos] - normalizer  # [batch, beam]
@@ -98,16 +105,16 @@ class _BeamSearch:
                 FinishReason.EOS_TOKEN: self._ended(live, own_end, end_scores),
                 FinishReason.LENGTH: going_on,
             }
-            masks = self._finishing(end_scores, going_on.scores, is_last, state.is_live)
+            masks = self._finishing(end_scores, going_on.scores, is_last, state)
             finished = self._finish(candidates, masks, time + 1, rows.length_penalty, state.finished)
-            return finished, state.finished_count + _count(masks[FinishReason.EOS_TOKEN])
+            return finished, state.missing - _count(masks[FinishReason.EOS_TOKEN])
 
         # What ends must be as good as the last of those that go on, else they all beat it.
-        may_finish = tf.reduce_any(end_scores >= going_on.scores[:, -1:]) | tf.reduce_any(is_last)
-        finished, count = rarely(may_finish, finish, lambda: (state.finished, state.finished_count))
+        may_finish = tf.reduce_any(end_scores >= last_score) | tf.reduce_any(is_last)
+        finished, missing = rarely(may_finish, finish, lambda: (state.finished, state.missing))
         has_none_left = going_on.scores[:, 0] == float("-inf")
-        is_live = state.is_live & ~(is_last | (count >= self.beam_size) | has_none_left)
-        return chosen, parents, _BeamState(going_on, finished, count, is_live)
+        is_live = state.is_live & ~(is_last | (missing <= 0) | has_none_left)
+        return chosen, parents, _BeamState(going_on, finished, missing, is_live, state.ceiling)
 
     def is_live(self, state: _BeamState) -> tf.Tensor:
         return state.is_live
@@ -127,14 +134,16 @@ class _BeamSearch:
         return processed
 
     def _continue(
-        self, tokens: tf.Tensor, own: tf.Tensor, ranking: tf.Tensor, live: _Beams
-    ) -> tuple[_Beams, tf.Tensor, tf.Tensor]:
-        """The ``K`` best candidates that do not end, best first, their parents [B, K] and last tokens [B, K].
+        self, tokens: tf.Tensor, own: tf.Tensor, ranking: tf.Tensor, state: _BeamState
+    ) -> tuple[_Beams, tf.Tensor, tf.Tensor, tf.Tensor]:
+        """The best candidates that do not end, best first, as many as a row has beams.
+
+        With their parents [B, K], their last tokens [B, K], and what the last of each row scores, [B, 1].
 
         ``tokens`` int32 [B, K, N] are the best of each beam; ``own`` and ``ranking`` float32 [B, K, N] their
         log-probabilities by the unmodified and by the processed logits.
         """
-        width = tf.shape(tokens)[2]
+        live, width = state.live, tf.shape(tokens)[2]
         flat = [-1, self.beam_size * width]
         scores, index = tf.math.top_k(tf.reshape(tf.expand_dims(live.scores, 2) + ranking, flat), k=self.beam_size)
         parents = index // width  # [batch, beam]
@@ -142,7 +151,10 @@ class _BeamSearch:
         chosen_log_probs = tf.gather(tf.reshape(own, flat), index, batch_dims=1)
         ids = tf.gather(live.ids, parents, batch_dims=1)
         token_log_probs = tf.gather(live.token_log_probs, parents, batch_dims=1)
-        return _Beams(_followed(ids, chosen), _followed(token_log_probs, chosen_log_probs), scores), parents, chosen
+        last_score = tf.reduce_min(tf.maximum(scores, -state.ceiling), axis=1, keepdims=True)  # [batch, 1]
+        scores = tf.minimum(scores, state.ceiling)
+        best = _Beams(_followed(ids, chosen), _followed(token_log_probs, chosen_log_probs), scores)
+        return best, parents, chosen, last_score
 
     def _ended(self, live: _Beams, log_probs: tf.Tensor, scores: tf.Tensor) -> _Beams:
         """Every beam with EOS as its next token; ``log_probs`` and ``scores`` float32 [B, K]."""
@@ -150,17 +162,19 @@ class _BeamSearch:
         return _Beams(_followed(live.ids, eos), _followed(live.token_log_probs, log_probs), scores)
 
     def _finishing(
-        self, end_scores: tf.Tensor, scores: tf.Tensor, is_last: tf.Tensor, is_live: tf.Tensor
+        self, end_scores: tf.Tensor, scores: tf.Tensor, is_last: tf.Tensor, state: _BeamState
     ) -> dict[FinishReason, tf.Tensor]:
         """bool [B, K] each: which finish, of those that end and of those that could go on.
 
         They are among the beam_size best of all candidates: fewer than beam_size others beat them.
         """
+        sizes = tf.expand_dims(_count(state.ceiling > 0.0), 1)  # [batch, 1]
+        is_live = tf.expand_dims(state.is_live, 1)  # [batch, 1]
         end_rank = _count_greater(end_scores, end_scores) + _count_greater(end_scores, scores)
-        ends = (end_rank < self.beam_size) & tf.math.is_finite(end_scores)  # [batch, beam]
+        ends = (end_rank < sizes) & tf.math.is_finite(end_scores)  # [batch, beam]
         rank = tf.range(self.beam_size) + _count_greater(scores, end_scores, or_equal=True)
-        is_cut = is_last[:, None] & (rank < self.beam_size) & tf.math.is_finite(scores)
-        return {FinishReason.EOS_TOKEN: ends & is_live[:, None], FinishReason.LENGTH: is_cut & is_live[:, None]}
+        is_cut = is_last[:, None] & (rank < sizes) & tf.math.is_finite(scores)
+        return {FinishReason.EOS_TOKEN: ends & is_live, FinishReason.LENGTH: is_cut & is_live}
 
     def _finish(
         self,

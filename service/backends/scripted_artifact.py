@@ -72,4 +72,5 @@ def scripted_manifest(name: str, limits: Limits = LIMITS) -> Manifest:
         dtype="float32",
         required_ops=(),
         signatures={name: signature for name, signature in SIGNATURES.items() if name not in _NOT_PLAYED},
+        mixed_beam_sizes=True,
     )

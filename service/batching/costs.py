@@ -66,6 +66,23 @@ class BatchShape(NamedTuple):
             self.attended + cost.attended,
         )
 
+    def widened(self, times: float) -> BatchShape:
+        """The shape if all rows had so many times the sequences."""
+        return self._replace(
+            decoded=times * self.decoded, positions=times * self.positions, attended=times * self.attended
+        )
+
+    def beside(self, other: BatchShape) -> BatchShape:
+        """The shape of the rows of both."""
+        return BatchShape(
+            self.rows + other.rows,
+            max(self.steps, other.steps),
+            self.decoded + other.decoded,
+            max(self.reads, other.reads),
+            max(self.positions, other.positions),
+            self.attended + other.attended,
+        )
+
     @property
     def features(self) -> tuple[float, float, float, float, float]:
         """The call itself, its steps, the tokens decoded in them, the padded positions read before, those attended."""

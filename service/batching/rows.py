@@ -31,6 +31,7 @@ class AdmittedRow:
     max_new_tokens: int
     seed: int  # of the row's own noise
     text: str | None = None  # given where the graph is to tokenize, to what source_ids are
+    mixes_beam_sizes: bool = False  # it may share a call with rows of other beam sizes
 
     @property
     def signature(self) -> str:
@@ -39,8 +40,13 @@ class AdmittedRow:
 
     @property
     def group(self) -> Hashable:
-        """Rows of one batch agree in it: a call is of one signature, and the graph wants one beam size in it."""
+        """Calls whose rows agree in it are alike. Rows of one batch agree in it, or else in their ``kin``."""
         return self.model, self.version, self.signature, self.options.beam_size
+
+    @property
+    def kin(self) -> Hashable:
+        """Rows that agree in it may share a batch although they are of unlike groups; None: with none such."""
+        return (self.model, self.version, self.signature) if self.mixes_beam_sizes else None
 
     @property
     def width(self) -> int:
@@ -80,6 +86,11 @@ class ScoringRow:
     def group(self) -> Hashable:
         """As of ``AdmittedRow``."""
         return self.model, self.version, self.signature
+
+    @property
+    def kin(self) -> Hashable:
+        """As of ``AdmittedRow``."""
+        return None
 
     @property
     def width(self) -> int:
@@ -146,7 +157,7 @@ class TimedResult(NamedTuple):
 
 
 def batch_inputs(rows: Sequence[Row]) -> dict[str, NDArray[Any]]:
-    """The inputs of the signature of rows of one group."""
+    """The inputs of the signature of rows of one batch."""
     generating = [row for row in rows if isinstance(row, AdmittedRow)]
     if generating:
         return _generation_inputs(generating)

@@ -4,7 +4,7 @@
 1996), so that a flood for one delays another no more than if each had its part of the slots. Of its rows the one that
 is due first. A row is due when ``URGENCY`` of its time has passed: the earlier of two deadlines goes first, but what
 comes after that overtakes it no more. It is joined by rows of its group and of similar cost, because every row of a
-batch waits for its longest.
+batch waits for its longest; and by rows of other beam sizes where no slot is free for them (``drafts``).
 
 *Who is admitted.* A job is refused at once if, with it, some row would not be answered by its deadline: one of its own,
 or one admitted before that would now run after it (the test of earliest deadline first, on predicted times). What finds
@@ -18,10 +18,10 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from itertools import islice
 from typing import Final
 
-from service.batching.costs import BatchShape, Costs
+from service.batching.costs import Costs
+from service.batching.drafts import Draft, fill, join
 from service.batching.jobs import Batch, Entry, Job, Start, deadline_exceeded
 from service.batching.rows import TimedResult
 from service.batching.waiting import Waiting, cost_class
@@ -33,8 +33,6 @@ PATIENCE_S: Final = 10.0
 """No row is due later than this after it came."""
 MARGIN: Final = 0.1
 """Predicted waits are taken to be longer by this part: what is admitted should be answered."""
-LOOKED_AT: Final = 4
-"""A batch is chosen from at most so many times the rows that it may have."""
 RETRY_AFTER_BOUNDS_S: Final = (1, 60)
 
 
@@ -103,15 +101,16 @@ class Scheduler:
             waiting = min(filter(None, self._models.values()), key=_service)
             first = waiting.most_urgent()
             if not self._drop_if_late(first, now):
-                bounds = self.costs.bounds(first.row.group)
-                most = min(bounds.rows, -(-self._length // free_slots))
-                entries, shape = self._fill(first, waiting, now, most)
-                for entry in entries:
+                draft = self._draft(first, waiting, now, free_slots)
+                if free_slots == 1:
+                    others = [self._draft(other, waiting, now) for other in list(waiting.kin(first))]
+                    draft = join(draft, others, self.costs)
+                for entry in draft.entries:
                     self._remove(entry)
-                seconds = self.costs.batch_seconds(first.row.group, shape)
-                batch = Batch(entries, shape, seconds, now, many_waited=self._length >= bounds.rows)
+                many_waited = self._length >= self.costs.bounds(draft.group).rows
+                batch = Batch(draft.entries, draft.costs, draft.group, draft.shape, draft.seconds, now, many_waited)
                 self._clock = waiting.service
-                waiting.service += seconds
+                waiting.service += batch.seconds
                 self._running.add(batch)
                 return batch
         return None
@@ -119,35 +118,20 @@ class Scheduler:
     def ended(self, batch: Batch, now: float, results: Sequence[TimedResult] | None) -> None:
         """A batch no longer runs; without ``results`` it failed or was given up, and took at least so long."""
         self._running.remove(batch)
-        row, seconds = batch.entries[0].row, now - batch.started_at
-        self._models[row.model].service += seconds - batch.seconds
+        model, seconds = batch.entries[0].row.model, now - batch.started_at
+        self._models[model].service += seconds - batch.seconds
         if seconds > (batch.seconds if results is None else 0.0):
-            costs = [entry.cost for entry in batch.entries]
-            self.costs.learn(row.group, costs, batch.shape, seconds, batch.many_waited)
+            self.costs.learn(batch.group, batch.costs, batch.shape, seconds, batch.many_waited)
         if results is not None:
             self.costs.learn_targets([entry.row for entry in batch.entries], results)
 
-    def _fill(self, first: Entry, waiting: Waiting, now: float, most: int) -> tuple[list[Entry], BatchShape]:
-        """``first`` and rows like it, within rows, padded positions, and the time that ``first`` has."""
-        entries, shape, late = [first], BatchShape().with_row(first.cost), []
-        group, time_left = first.row.group, first.job.deadline - now
-        max_batch_tokens = self.costs.bounds(group).tokens
-        if self.costs.batch_seconds(group, shape) > time_left:
-            time_left = math.inf  # nothing helps it any more, if the prediction is right
-        for entry in islice(waiting.like(first), LOOKED_AT * most):
-            if len(entries) == most:
-                break
-            if entry.job.deadline <= now:
-                late.append(entry)
-                continue
-            larger = shape.with_row(entry.cost)
-            fits = larger.padded_positions <= max_batch_tokens
-            if fits and self.costs.batch_seconds(group, larger) <= time_left:
-                entries.append(entry)
-                shape = larger
+    def _draft(self, first: Entry, waiting: Waiting, now: float, free_slots: int = 1) -> Draft:
+        """``first`` and rows like it; those that are too late are dropped on the way."""
+        most = min(self.costs.bounds(first.row.group).rows, -(-self._length // free_slots))
+        draft, late = fill(first, waiting.like(first), self.costs, now, most)
         for entry in late:
             self._drop_if_late(entry, now)
-        return entries, shape
+        return draft
 
     def _in_time(self, entry: Entry, now: float, slots: int) -> bool:
         """Whether the rows of its job, which wait already, leave everybody the time to be answered."""

@@ -115,6 +115,18 @@ class Waiting:
         alike = [lanes[near] for near in (place - 1, place, place + 1) if near in lanes]
         return (other for _, _, other in heapq.merge(*alike) if other is not entry)
 
+    def kin(self, entry: Entry) -> Iterator[Entry]:
+        """Of every other group whose rows may share its batch, the most urgent one of similar cost."""
+        if entry.row.kin is None or entry.alone:
+            return
+        place = entry.lane
+        for group, lanes in self._groups.items():
+            firsts = [lanes[near][0] for near in (place - 1, place, place + 1) if near in lanes]
+            if firsts and group != entry.group:
+                *_, first = min(firsts)
+                if first.row.kin == entry.row.kin and not first.alone:
+                    yield first
+
 
 def _bucket(due: float) -> int:
     return math.floor(due / BUCKET_S)

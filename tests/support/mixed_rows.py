@@ -21,12 +21,13 @@ MIXED = (
 )
 
 
-def with_beams(rows: tuple[Row, ...], beam_size: int) -> list[Row]:
-    """The rows with beams, and options that only matter to them."""
-    varied = [
-        {"beam_size": beam_size, "num_hypotheses": 1 + index % beam_size, "length_penalty": (0.0, 1.0, 2.0)[index % 3]}
-        for index in range(len(rows))
-    ]
+def with_beams(rows: tuple[Row, ...], most: int) -> list[Row]:
+    """The rows with 1 to ``most`` beams, and options that only matter to them."""
+    varied = []
+    for index in range(len(rows)):
+        beam_size = most - index % most
+        penalty = (0.0, 1.0, 2.0)[index % 3]
+        varied.append({"beam_size": beam_size, "num_hypotheses": 1 + index % beam_size, "length_penalty": penalty})
     return [replace(row, options={**row.options, **more}) for row, more in zip(rows, varied, strict=True)]
 
 

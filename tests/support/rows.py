@@ -17,13 +17,16 @@ def make_row(
     max_new_tokens: int = 128,
     model: str = "echo",
     text: str | None = None,
+    mixes_beam_sizes: bool = False,
     **options: object,
 ) -> AdmittedRow:
     """A row of ``source_tokens`` source tokens, end of sentence included; ``options`` as in ``GenerationOptions``."""
     seed = options.get("seed") or 0
     assert isinstance(seed, int)
     typed = GenerationOptions(**options)
-    return AdmittedRow(model, 1, _source(source_tokens, first_id), [], typed, max_new_tokens, seed, text)
+    return AdmittedRow(
+        model, 1, _source(source_tokens, first_id), [], typed, max_new_tokens, seed, text, mixes_beam_sizes
+    )
 
 
 def make_scoring_row(

@@ -45,13 +45,13 @@ def live_answers(config: TransformerConfig | RnnConfig, rows: list[Row], beam_si
     step = trained.model.decoder_step()
 
     @tf.function(autograph=False)
-    def search() -> Hypotheses:
+    def search(beam_sizes: tf.Tensor) -> Hypotheses:
         source = inputs["source_ids"], inputs["source_lengths"]
         if beam_size == 1:
             return greedy_search(step, *source, options, tokens)
-        return beam_search(step, *source, beam_size, options, tokens)
+        return beam_search(step, *source, beam_sizes, options, tokens)
 
-    answers = read_answers({name: field.numpy() for name, field in search()._asdict().items()}, rows)
+    answers = read_answers({name: field.numpy() for name, field in search(inputs["beam_size"])._asdict().items()}, rows)
     return [
         replace(answer, sentences=spelled(answer, row, tokenizer)) for answer, row in zip(answers, rows, strict=True)
     ]
@@ -166,9 +166,9 @@ REFUSALS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         lambda inputs: inputs.update(seed=inputs["seed"][:1]),
         "inputs that differ from source_ids in their number of rows:",
     ),
-    "unlike beam sizes": (
-        lambda inputs: inputs.update(beam_size=np.array([1, 2], np.int32)),
-        "beam_size must be equal in all rows of one call:",
+    "a sample beside beams": (
+        lambda inputs: inputs.update(beam_size=np.array([1, 2], np.int32), do_sample=np.array([True, False])),
+        "do_sample needs beam_size 1 in all rows of a call: beams do not draw, beam_size is",
     ),
     "a beam size of 0": (set_option("beam_size", 0), "beam_size must be 1..6:"),
     "a wide beam": (set_option("beam_size", 7), "beam_size must be 1..6:"),

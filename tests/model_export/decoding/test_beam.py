@@ -160,6 +160,27 @@ def test_equals_the_plain_definition(seed: int, beam_size: int) -> None:
         assert sequences(found, row) == expected
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_rows_of_unlike_beam_sizes_equal_the_plain_definition(seed: int) -> None:
+    step, sizes = random_step(seed, vocabulary_size=9), [1, 5, 2, 1, 4, 3]
+    limits, penalties = [9, 12, 12, 1, 12, 7], [1.0, 0.0, 0.7, 1.0, 1.5, 1.0]
+    asked = options(6, num_hypotheses=sizes, max_new_tokens=limits, length_penalty=penalties)
+    found = beam_search(step, *sources(6), tf.constant(sizes), asked, TOKENS)
+    for row, beam_size in enumerate(sizes):
+        expected = reference_beam_search(step, 10 + row, beam_size, limits[row], 0, penalties[row])
+        assert sequences(found, row) == expected
+        assert len(expected) <= beam_size
+
+
+def test_a_row_takes_no_longer_for_wider_neighbours() -> None:
+    # Its one hypothesis ends at once, and nothing is to finish in the places that it did not ask for.
+    going_on = {A: 0.4, B: 0.3, C: 0.2999, EOS: 0.0001}
+    step = markov_step({BOS: {EOS: 0.9, A: 0.1}, A: going_on, B: going_on, C: going_on})
+    asked = options(2, max_new_tokens=[50, 3])
+    beam_search(step, *sources(2), tf.constant([1, 3]), asked, TOKENS)
+    assert step.calls == 3
+
+
 def test_num_hypotheses_is_each_rows_own() -> None:
     step = random_step(1)
     found = beam_search(step, *sources(3), 4, options(3, num_hypotheses=[1, 3, 2]), TOKENS)
@@ -171,6 +192,7 @@ def test_num_hypotheses_is_each_rows_own() -> None:
 
 def test_a_batch_of_mixed_options_equals_each_row_alone() -> None:
     step = random_step(11, vocabulary_size=20)
+    beam_sizes = [4, 4, 2, 3, 4, 1]
     mixed = {
         "num_hypotheses": [1, 4, 2, 3, 4, 1],
         "max_new_tokens": [30, 1, 17, 9, 30, 24],
@@ -180,12 +202,12 @@ def test_a_batch_of_mixed_options_equals_each_row_alone() -> None:
     }
     prefix_ids = np.random.default_rng(0).integers(4, 20, [6, 3])
     ids, lengths = sources(6)
-    found = beam_search(step, ids, lengths, 4, options(6, prefix_ids=prefix_ids, **mixed), TOKENS)
+    found = beam_search(step, ids, lengths, tf.constant(beam_sizes), options(6, prefix_ids=prefix_ids, **mixed), TOKENS)
     for row in range(6):
         own = {name: values[row] for name, values in mixed.items()}
         prefix = prefix_ids[row : row + 1, : max(1, own["prefix_lengths"])]
         asked = options(1, prefix_ids=prefix, **own)
-        alone = beam_search(step, ids[row : row + 1], lengths[row : row + 1], 4, asked, TOKENS)
+        alone = beam_search(step, ids[row : row + 1], lengths[row : row + 1], beam_sizes[row], asked, TOKENS)
         assert sequences(found, row) == sequences(alone)
         kept = own["num_hypotheses"]
         np.testing.assert_allclose(found.scores[row, :kept], alone.scores[0], atol=1e-4)

@@ -227,9 +227,10 @@ def test_a_target_that_is_too_long_fails_as_in_a_graph() -> None:
         predict(batch_inputs([make_scoring_row(target_ids=[260] * 513)]), "score_ids")
 
 
-def test_unlike_beam_sizes_are_refused() -> None:
+def test_a_sample_beside_beams_is_refused() -> None:
     with pytest.raises(BackendFailed, match="beam sizes"):
-        predict(batch_inputs([make_row(beam_size=1), make_row(beam_size=2)]))
+        predict(batch_inputs([make_row(do_sample=True), make_row(beam_size=2)]))
+    assert len(predict(batch_inputs([make_row(beam_size=1), make_row(beam_size=2)]))["ids"]) == 2
 
 
 def test_only_what_is_there_answers() -> None:

@@ -46,6 +46,15 @@ def test_a_batch_is_as_long_as_its_longest_row_and_as_much_work_as_all() -> None
     assert shape.padded_positions == 2 * 4 * 23
 
 
+def test_rows_that_are_decoded_wider_are_as_if_they_had_asked_for_it() -> None:
+    narrow, wide = shape_of(3, steps=7.0, reads=9, width=2), shape_of(2, steps=5.0, reads=12, width=6)
+    assert narrow.widened(3.0) == shape_of(3, steps=7.0, reads=9, width=6)
+    together = wide
+    for _ in range(3):
+        together = together.with_row(RowCost(9, 7.0, 6))
+    assert narrow.widened(3.0).beside(wide) == together
+
+
 def test_target_lengths_are_learnt_from_answers() -> None:
     costs = Costs(32, 8192)
     assert costs.row(make_row(20)).steps == 21, "one more than the source, before anything was seen"

@@ -110,6 +110,30 @@ def test_rows_that_differ_in_any_other_option_share_one() -> None:
     assert len(take(scheduler)) == 2
 
 
+def test_rows_of_other_beam_sizes_join_where_no_slot_is_free_for_them() -> None:
+    scheduler = make_scheduler()
+    for beam_size in (2, 4):
+        for rows in (1, 2, 4, 8) * 4:
+            cost, shape = RowCost(4, 5.0, beam_size), BatchShape()
+            for _ in range(rows):
+                shape = shape.with_row(cost)
+            group = make_row(beam_size=beam_size).group
+            scheduler.costs.learn(group, [cost] * rows, shape, 0.01 + 1e-5 * shape.decoded, False)
+    two, four = (make_row(beam_size=beam_size, mixes_beam_sizes=True) for beam_size in (2, 4))
+    offer(scheduler, two, four)
+    assert len(take(scheduler, free_slots=2)) == 1
+    assert len(take(scheduler, free_slots=1)) == 1
+    offer(scheduler, two, four)
+    batch = scheduler.next_batch(0.0)
+    assert [entry.row for entry in batch.entries] == [two, four]
+    assert batch.group == four.group
+    before = [scheduler.costs.batch_seconds(row.group, batch.shape) for row in (two, four)]
+    scheduler.ended(batch, 2 * before[1], None)
+    after = [scheduler.costs.batch_seconds(row.group, batch.shape) for row in (two, four)]
+    assert after[0] == before[0], "it tells nothing of calls of two beams"
+    assert after[1] > before[1]
+
+
 def test_free_slots_share_what_waits() -> None:
     scheduler = make_scheduler()
     offer(scheduler, *(make_row() for _ in range(5)))

@@ -7,6 +7,7 @@ import itertools
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -32,8 +33,7 @@ def target_tokens(row: Row) -> int:
 
 def seconds_of(rows: Sequence[Row]) -> float:
     steps = [target_tokens(row) for row in rows]
-    decoded = sum(count * row.width for count, row in zip(steps, rows, strict=True))
-    return CALL_S + STEP_S * max(steps) + TOKEN_S * decoded
+    return CALL_S + STEP_S * max(steps) + TOKEN_S * sum(steps) * max(row.width for row in rows)
 
 
 def result_of(row: Row) -> TimedResult:
@@ -126,9 +126,11 @@ class Simulation:
 
     def _check(self, batch: Batch) -> None:
         max_rows, max_tokens = self._limits
-        assert len({entry.group for entry in batch.entries}) == 1
+        kin = {entry.row.kin for entry in batch.entries}
+        assert len({entry.group for entry in batch.entries}) == 1 or (len(kin) == 1 and None not in kin)
         assert len({(entry.job, entry.index) for entry in batch.entries}) == len(batch.entries) <= max_rows
-        padded = len(batch.entries) * max(entry.cost.positions * entry.cost.width for entry in batch.entries)
+        padded = len(batch.entries) * max(cost.positions * cost.width for cost in batch.costs)
+        assert len({cost.width for cost in batch.costs}) == 1
         assert len(batch.entries) == 1 or padded <= max_tokens
         assert all(not entry.job.closed and entry.job.deadline > self.now for entry in batch.entries)
 
@@ -161,8 +163,9 @@ def some_row(chance: random.Random, model: str = "echo") -> AdmittedRow | Scorin
     tokens, beam_size = chance.randint(2, 20), 1
     if kind > 0.85:
         tokens, beam_size = chance.choice(((chance.randint(40, 120), 1), (chance.randint(5, 30), 4)))
+    mixes = chance.random() < 0.9
     row = make_row(tokens, model=model, beam_size=beam_size, max_new_tokens=chance.choice((5, 128)))
-    return AdmittedRow(model, 1, row.source_ids, row.prefix_ids, row.options, row.max_new_tokens, seed)
+    return replace(row, seed=seed, mixes_beam_sizes=mixes)
 
 
 def job_of(chance: random.Random, most: int, models: str = "a") -> list[Row]:

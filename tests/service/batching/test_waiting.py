@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -49,6 +50,24 @@ def test_like_a_row_are_those_of_its_group_and_of_similar_cost_by_urgency() -> N
     others = [make_entry(tokens=10), make_entry(tokens=400), make_entry(tokens=40, beam_size=2)]
     waiting = waiting_of(*reversed(near), entry, *others)
     assert list(waiting.like(entry)) == near
+
+
+def test_kin_of_a_row_are_the_first_of_each_other_group_that_may_share_its_call() -> None:
+    entry = make_entry(due=5.0, tokens=40, mixes_beam_sizes=True)
+    first = make_entry(due=2.0, tokens=60, beam_size=4, mixes_beam_sizes=True)
+    second = make_entry(due=3.0, tokens=20, beam_size=4, mixes_beam_sizes=True)
+    two = make_entry(due=9.0, tokens=40, beam_size=2, mixes_beam_sizes=True)
+    strangers = [
+        make_entry(tokens=400, beam_size=3, mixes_beam_sizes=True),
+        make_entry(tokens=40, beam_size=5),
+        make_entry(tokens=40, beam_size=6, mixes_beam_sizes=True, text="by text"),
+        make_entry(tokens=40, beam_size=7, mixes_beam_sizes=True, model="other"),
+        replace(make_entry(tokens=40, beam_size=8, mixes_beam_sizes=True), group="by itself", alone=True),
+    ]
+    waiting = waiting_of(second, entry, *strangers, two, first)
+    assert set(waiting.kin(entry)) == {first, two}
+    assert not list(waiting.kin(strangers[1]))
+    assert not list(waiting.kin(strangers[-1]))
 
 
 def test_nothing_is_left_of_what_was_removed() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from model_export.contract import Limits
+from model_export.contract import Limits, Manifest
 from service.backends.scripted import scripted_manifest, tiny_tokenizer
 from service.batching import AdmittedRow, ScoringRow
 from service.engine.admission import MOST_ATTENTION, Admission, admit, admit_to_score
@@ -106,6 +106,16 @@ def test_sampled_texts_have_seeds_of_their_own_that_follow_each_other() -> None:
     seeds = [each.row.seed for each in admitted("no", "no", "no", do_sample=True, first_seed=2**63 - 2)]
     assert seeds == [2**63 - 2, 2**63 - 1, 0]
     assert [each.row.seed for each in admitted("no", "no", first_seed=7, seed=7)] == [0, 0]
+
+
+def test_rows_share_calls_with_other_beam_sizes_where_the_graph_can() -> None:
+    def mixes(manifest: Manifest, **options: object) -> list[bool]:
+        request = GenerationRequest("echo", 1, ("the word",), GenerationOptions(**options))
+        return [each.row.mixes_beam_sizes for each in admit(request, manifest, TOKENIZER)]
+
+    assert mixes(MANIFEST) == mixes(MANIFEST, beam_size=4) == [True]
+    assert mixes(MANIFEST, do_sample=True) == [False]
+    assert mixes(replace(MANIFEST, mixed_beam_sizes=False)) == [False]
 
 
 def test_options_that_change_nothing_are_warned_of() -> None:

@@ -1,0 +1,100 @@
+"""Batches in the making: which of the rows that wait may run together, and when it is less work that they do.
+
+All rows of a call are decoded as wide as the one with the most beams. Rows of unlike beam sizes therefore share one
+only where a call for each would take longer: much of a call's time goes into its steps, however few rows take part.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Hashable, Iterable, Sequence
+from itertools import islice, pairwise
+from typing import Final, NamedTuple
+
+from service.batching.costs import BatchShape, Costs, RowCost
+from service.batching.jobs import Entry
+
+LOOKED_AT: Final = 4
+"""A batch is chosen from at most so many times the rows that it may have."""
+
+
+class Draft(NamedTuple):
+    """Rows that may run together, at least one."""
+
+    entries: Sequence[Entry]
+    costs: Sequence[RowCost]  # of each, as wide as it is decoded in this company
+    group: Hashable  # of the rows with the most beams, as which all run
+    shape: BatchShape
+    seconds: float  # predicted
+    time_left: float  # seconds until the deadline of those that the draft began with; infinity where nothing helps them
+
+
+def fill(
+    first: Entry, companions: Iterable[Entry], costs: Costs, now: float, most: int
+) -> tuple[Draft, Sequence[Entry]]:
+    """``first`` and companions, rows of its group, within ``most`` rows, padded positions, and the time of ``first``.
+
+    Returns:
+        The draft, and companions that are too late.
+    """
+    entries, shape, late = [first], BatchShape().with_row(first.cost), []
+    group, time_left = first.row.group, first.job.deadline - now
+    max_batch_tokens = costs.bounds(group).tokens
+    seconds = costs.batch_seconds(group, shape)
+    if seconds > time_left:
+        time_left = math.inf  # nothing helps it any more, if the prediction is right
+    for entry in islice(companions, LOOKED_AT * most):
+        if len(entries) == most:
+            break
+        if entry.job.deadline <= now:
+            late.append(entry)
+            continue
+        larger = shape.with_row(entry.cost)
+        if larger.padded_positions <= max_batch_tokens:
+            longer = costs.batch_seconds(group, larger)
+            if longer <= time_left:
+                entries.append(entry)
+                shape, seconds = larger, longer
+    return Draft(entries, [entry.cost for entry in entries], group, shape, seconds, time_left), late
+
+
+def join(first: Draft, others: Iterable[Draft], costs: Costs) -> Draft:
+    """``first`` with those of the ``others``, whose rows may share its call, for which that is less work.
+
+    Of all that may be joined, what saves the most is joined first, others with others too: what would save more
+    elsewhere is left for a call of its own.
+    """
+    drafts = sorted((first, *others), key=_width)
+    while len(drafts) > 1:
+        joined = [_joined(narrow, wide, costs) for narrow, wide in pairwise(drafts)]
+        saved = [
+            -math.inf if one is None else narrow.seconds + wide.seconds - one.seconds
+            for one, (narrow, wide) in zip(joined, pairwise(drafts), strict=True)
+        ]
+        place = max(range(len(saved)), key=saved.__getitem__)
+        best = joined[place]
+        if best is None or saved[place] <= 0.0:
+            break
+        drafts[place : place + 2] = [best]
+    return next(draft for draft in drafts if first.entries[0] in draft.entries)
+
+
+def _width(draft: Draft) -> int:
+    return draft.costs[0].width
+
+
+def _joined(narrow: Draft, wide: Draft, costs: Costs) -> Draft | None:
+    """Both as one; None where it would be too large, too late for one of them, or nobody knows what it takes."""
+    if not (costs.trusted(narrow.group) and costs.trusted(wide.group)) or not all(
+        entry.row.kin for entry in (*narrow.entries, *wide.entries)
+    ):
+        return None
+    width, bounds = _width(wide), costs.bounds(wide.group)
+    shape = wide.shape.beside(narrow.shape.widened(width / _width(narrow)))
+    if shape.rows > bounds.rows or shape.padded_positions > bounds.tokens:
+        return None
+    seconds, time_left = costs.batch_seconds(wide.group, shape), min(narrow.time_left, wide.time_left)
+    if seconds > time_left:
+        return None
+    row_costs = [cost._replace(width=width) for cost in (*narrow.costs, *wide.costs)]
+    return Draft([*narrow.entries, *wide.entries], row_costs, wide.group, shape, seconds, time_left)

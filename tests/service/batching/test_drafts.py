@@ -1,0 +1,109 @@
+"""When rows of unlike beam sizes share a call, by what calls are predicted to take."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import pytest
+
+from service.batching.costs import BatchShape, Costs, RowCost
+from service.batching.drafts import Draft, fill, join
+from service.batching.jobs import Entry, Job, Start
+from service.batching.rows import AdmittedRow
+from tests.support.rows import make_row
+
+CALL_S, STEP_S, TOKEN_S = 0.002, 0.0004, 0.00002
+STEPS = 10.0
+
+
+def seconds_of(shape: BatchShape) -> float:
+    return CALL_S + STEP_S * shape.steps + TOKEN_S * shape.decoded
+
+
+def learnt_costs(token_s: float = TOKEN_S, untrusted: int | None = None) -> Costs:
+    """Costs that know what calls of 1, 2 and 4 beams take."""
+    costs = Costs(32, 8192)
+    for beam_size in {1, 2, 4} - {untrusted}:
+        for rows in (1, 2, 4, 8, 16, 32) * 6:
+            for steps in (5.0, STEPS, 20.0):
+                cost, shape = RowCost(8, steps, beam_size), BatchShape()
+                for _ in range(rows):
+                    shape = shape.with_row(cost)
+                seconds = seconds_of(shape) + (token_s - TOKEN_S) * shape.decoded
+                costs.learn(make_row(beam_size=beam_size).group, [cost] * rows, shape, seconds, False)
+    return costs
+
+
+def entry_of(row: AdmittedRow, deadline: float = 1000.0) -> Entry:
+    job = Job([row], deadline, lambda job: None)
+    return Entry(0.0, 0, job, 0, row, row.group, RowCost(8, STEPS, row.width), 0, 0.1, Start(deadline, 0.0), 0.0)
+
+
+def draft_of(costs: Costs, rows: int, beam_size: int, deadline: float = 1000.0, **options: object) -> Draft:
+    options = {"mixes_beam_sizes": True, **options}
+    first, *others = [entry_of(make_row(beam_size=beam_size, **options), deadline) for _ in range(rows)]
+    draft, late = fill(first, others, costs, 0.0, 32)
+    assert not late
+    assert len(draft.entries) == rows
+    return draft
+
+
+def beams(draft: Draft) -> Counter[int]:
+    return Counter(entry.row.options.beam_size for entry in draft.entries)
+
+
+def test_rows_of_unlike_beam_sizes_share_a_call_where_two_would_take_longer() -> None:
+    costs = learnt_costs()
+    joined = join(draft_of(costs, 4, 4), [draft_of(costs, 3, 2)], costs)
+    assert beams(joined) == {4: 4, 2: 3}
+    assert joined.group == make_row(beam_size=4).group
+    assert {cost.width for cost in joined.costs} == {4}, "all are decoded as wide as the widest"
+    assert joined.shape.decoded == 7 * 4 * STEPS
+    # Two calls would take twice CALL_S + 10 STEP_S, 12 ms, and one has 60 tokens of 20 us more to decode.
+    assert joined.seconds == pytest.approx(seconds_of(joined.shape), rel=0.05)
+
+
+def test_they_do_not_where_decoding_the_narrow_ones_as_wide_takes_longer() -> None:
+    costs = learnt_costs()
+    assert beams(join(draft_of(costs, 4, 4), [draft_of(costs, 16, 1)], costs)) == {4: 4}, "480 tokens more, 9.6 ms"
+    slow = learnt_costs(token_s=20 * TOKEN_S)
+    assert beams(join(draft_of(slow, 4, 4), [draft_of(slow, 3, 2)], slow)) == {4: 4}
+
+
+def test_what_saves_more_with_others_is_left_to_them() -> None:
+    costs = learnt_costs()
+    greedy, two, four = draft_of(costs, 12, 1), draft_of(costs, 2, 2), draft_of(costs, 1, 4)
+    # With the greedy ones there would be 120 tokens more, with the four beams 40; for all in one call 360 more.
+    assert beams(join(greedy, [four, two], costs)) == {1: 12}
+    assert beams(join(two, [greedy, four], costs)) == {2: 2, 4: 1}
+    assert beams(join(draft_of(costs, 1, 1), [four, two], costs)) == {1: 1, 2: 2, 4: 1}, "few enough for one call"
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"mixes_beam_sizes": False}, {"deadline": 0.0075}],
+    ids=["a row that must not", "no time for more"],
+)
+def test_rows_are_left_alone(other: dict[str, object]) -> None:
+    costs = learnt_costs()
+    assert beams(join(draft_of(costs, 1, 4), [draft_of(costs, 1, 2, **other)], costs)) == {4: 1}
+    assert beams(join(draft_of(costs, 1, 4), [draft_of(costs, 1, 2)], costs)) == {4: 1, 2: 1}, "else they are not"
+
+
+def test_nothing_is_joined_before_it_is_known_what_it_takes() -> None:
+    costs = learnt_costs(untrusted=2)
+    assert beams(join(draft_of(costs, 1, 4), [draft_of(costs, 1, 2)], costs)) == {4: 1}
+
+
+def test_nothing_is_joined_beyond_the_bounds_of_a_batch() -> None:
+    costs = learnt_costs()
+    assert beams(join(draft_of(costs, 30, 4), [draft_of(costs, 2, 2)], costs)) == {4: 30, 2: 2}
+    assert beams(join(draft_of(costs, 30, 4), [draft_of(costs, 3, 2)], costs)) == {4: 30}
+
+
+def test_a_row_that_nothing_helps_shortens_no_batch() -> None:
+    costs = learnt_costs()
+    hopeless = draft_of(costs, 1, 4, deadline=0.001)
+    assert hopeless.time_left == math.inf
+    assert beams(join(hopeless, [draft_of(costs, 1, 2)], costs)) == {4: 1, 2: 1}
