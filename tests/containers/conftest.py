@@ -12,25 +12,29 @@ import pytest
 from tests.support.composed import SERVICES, Composed, docker
 from tests.support.dockerfiles import REPOSITORY
 
+STAND_INS = {"tf-serving": "tf_serving", "prometheus": "prometheus"}
+"""By service, the Dockerfile here."""
+
 if not os.environ.get("TEST_CONTAINERS"):
     collect_ignore_glob = ["test_*.py"]
 
 
 @pytest.fixture(scope="session")
 def images(tmp_path_factory: pytest.TempPathFactory) -> Composed:
-    """The images built, and one of the test model server under TF Serving's name, which cannot be had everywhere."""
+    """The images built, and stand-ins under the names of others, which cannot be had everywhere."""
     labels = tmp_path_factory.mktemp("labels")
     labels.chmod(0o755)
     shutil.copy(REPOSITORY / "docker" / "labels" / "labels.yaml", labels)
     compose = Composed(labels)
     compose("--profile", "standalone", "build")
-    docker(
-        "build",
-        *("--file", "tests/containers/tf_serving.Dockerfile"),
-        *("--build-arg", f"EXPORTER={SERVICES['export']['image']}"),
-        *("--tag", SERVICES["tf-serving"]["image"]),
-        "tests",
-    )
+    for service, stand_in in STAND_INS.items():
+        docker(
+            "build",
+            *("--file", f"tests/containers/{stand_in}.Dockerfile"),
+            *("--build-arg", f"EXPORTER={SERVICES['export']['image']}"),
+            *("--tag", SERVICES[service]["image"]),
+            "tests",
+        )
     return compose
 
 

@@ -213,6 +213,15 @@ def test_files_that_are_mounted_exist_and_cannot_be_written() -> None:
                 assert source in COMPOSE["volumes"]
 
 
+def test_folders_that_pages_mount_are_absolute() -> None:
+    """``docker compose run --volume`` takes a relative one for the name of a volume, and fails."""
+    pages = [(REPOSITORY / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in ("deployment", "operations")]
+    mounted = [folder for page in pages for folder in re.findall(r'--volume "?([^":\s]+)', page)]
+
+    assert len(mounted) >= 4
+    assert [folder for folder in mounted if not folder.startswith(("/", "$PWD/"))] == []
+
+
 def test_without_an_engine_containers_are_said_loudly_not_to_be_tested(tmp_path: Path) -> None:
     no_engine = tmp_path / "docker"
     no_engine.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -139,17 +137,26 @@ def test_grafana_finds_its_source_and_its_dashboard() -> None:
     (provider,) = yaml.safe_load((provisioning / "dashboards" / "malgil.yaml").read_text())["providers"]
     grafana = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text())["services"]["grafana"]
     mounts = dict(volume.split(":")[:2] for volume in grafana["volumes"])
-    sources = {target["datasource"]["uid"] for panel in PANELS.values() for target in panel["targets"]}
+    variables = {variable["name"]: variable for variable in DASHBOARD["templating"]["list"]}
+    asking = [
+        *PANELS.values(),
+        *(target for panel in PANELS.values() for target in panel["targets"]),
+        variables["model"],
+    ]
 
     assert source["type"] == "prometheus"
     assert source["url"] == "http://prometheus:9090"
     assert mounts["./docker/grafana/dashboards"] == provider["options"]["path"]
     assert grafana["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"] == "/etc/grafana/dashboards/malgil.json"
-    assert sources == {"${datasource}"}
-    assert {variable["name"]: variable["type"] for variable in DASHBOARD["templating"]["list"]} == {
+    assert {(each["datasource"]["type"], each["datasource"]["uid"]) for each in asking} == {
+        (source["type"], "${datasource}")
+    }
+    assert {name: variable["type"] for name, variable in variables.items()} == {
         "datasource": "datasource",
         "model": "query",
     }
+    assert variables["datasource"]["query"] == source["type"]
+    assert variables["datasource"]["current"] == {"text": source["name"], "value": source["uid"]}
 
 
 def test_prometheus_reads_the_rules_and_finds_the_servers() -> None:
@@ -162,16 +169,3 @@ def test_prometheus_reads_the_rules_and_finds_the_servers() -> None:
     assert "./docker/prometheus:/etc/prometheus:ro" in services["prometheus"]["volumes"]
     assert set(names["names"]) == {"gateway", "standalone"} <= services.keys()
     assert all("default" in services[name].get("networks", ["default"]) for name in names["names"])
-
-
-@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool, which comes with Prometheus, is not here")
-def test_alerts_fire_when_they_should() -> None:
-    ran = subprocess.run(
-        ["promtool", "test", "rules", DOCKER / "prometheus" / "alerts.test.yml"],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
-
-    assert ran.returncode == 0, ran.stdout + ran.stderr

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import yaml
 
 from model_export.contract import CpuFeatures, unsupported_here
@@ -18,7 +19,18 @@ PROJECT = "malgil-test"
 SERVICES: dict[str, dict[str, Any]] = yaml.safe_load((REPOSITORY / "docker-compose.yml").read_text(encoding="utf-8"))[
     "services"
 ]
-PORTS = {"GATEWAY_PORT": 18000, "GATEWAY_GRPC_PORT": 19000, "STANDALONE_PORT": 18001, "STANDALONE_GRPC_PORT": 19001}
+PORTS = {
+    "GATEWAY_PORT": 18000,
+    "GATEWAY_GRPC_PORT": 19000,
+    "STANDALONE_PORT": 18001,
+    "STANDALONE_GRPC_PORT": 19001,
+    "PROMETHEUS_PORT": 19090,
+}
+GATEWAY = f"http://127.0.0.1:{PORTS['GATEWAY_PORT']}"
+BODIES = [
+    {"inputs": ["I am tired.", "Be nice."], "model": "en-fr", "version": "stable"},
+    {"inputs": "안녕하세요", "model": "korean-chat"},
+]
 INT8_FEATURES = CpuFeatures(("avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni"))
 
 
@@ -41,6 +53,7 @@ class Composed:
             dict(os.environ)
             | {name: str(port) for name, port in PORTS.items()}
             | {
+                "COMPOSE_PROJECT_NAME": PROJECT,
                 "LABELS_FOLDER": str(labels),
                 "MALGIL_DTYPE": dtype,
                 "COMPOSE_ANSI": "never",
@@ -50,7 +63,11 @@ class Composed:
 
     def __call__(self, *words: str, check: bool = True, timeout_s: float = 900.0) -> str:
         """What ``docker compose ...`` says."""
-        return _run(["docker", "compose", "--project-name", PROJECT, *words], self._environment, check, timeout_s)
+        return _run(["docker", "compose", *words], self._environment, check, timeout_s)
+
+    def typed(self, command: str) -> str:
+        """What a command of the pages says, typed into a shell as it stands there."""
+        return _run(["sh", "-c", command], self._environment, check=True, timeout_s=900.0)
 
     @property
     def labels_file(self) -> Path:
@@ -75,6 +92,20 @@ class Composed:
         while (state := self.container(service)["State"])["Health"]["Status"] != "healthy":
             assert time.monotonic() < end, f"{service}: {json.dumps(state, indent=1)}\n{self('logs', service)}"
             time.sleep(0.5)
+
+
+def ask(body: Any) -> dict[str, Any]:
+    """The gateway's answer to a request that must be answered."""
+    answer = httpx.post(f"{GATEWAY}/v1/generate", json=body, timeout=60.0)
+    assert answer.status_code == 200, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def states(model: str) -> dict[int, str]:
+    """The state of each version that the gateway knows of."""
+    told = httpx.get(f"{GATEWAY}/v1/models/{model}", timeout=10.0).json()
+    return {version["version"]: version["state"] for version in told["versions"]}
 
 
 def _run(words: list[str], environment: dict[str, str], check: bool, timeout_s: float) -> str:
