@@ -24,6 +24,7 @@ import tensorflow as tf
 from benchmarks.interleaved import measure, report
 from model_export.config import load_config
 from model_export.decoding import DecoderStep, DecodingOptions, Hypotheses, TokenIds, greedy_search
+from model_export.decoding.step import Places
 from model_export.models import build_model
 from model_export.models.transformer import Transformer
 
@@ -55,10 +56,10 @@ class UncachedStep:
     def __call__(self, ids: tf.Tensor, positions: tf.Tensor, state: PrefixState) -> tuple[tf.Tensor, PrefixState]:
         time = positions[0]
         here = tf.range(tf.shape(state.ids)[1]) == time
-        read = tf.where(here, ids, state.ids)
+        read = tf.where(here, tf.expand_dims(ids, 1), state.ids)
         hidden = self._model.decode(read[:, : time + 1], state.memory, state.memory_bias).hidden
         logits = self._model.output_projection(hidden[:, self._projected])  # [batch, time or 1, vocabulary]
-        return logits[:, -1:], state._replace(ids=read)
+        return logits[:, -1], state._replace(ids=read)
 
     def reorder(self, state: PrefixState, parents: tf.Tensor) -> PrefixState:
         return state
@@ -66,7 +67,7 @@ class UncachedStep:
     def select(self, state: PrefixState, rows: tf.Tensor) -> PrefixState:
         return PrefixState(*(tf.gather(field, rows) for field in state))
 
-    def grow(self, state: PrefixState, capacity: tf.Tensor) -> PrefixState:
+    def grow(self, state: PrefixState, capacity: tf.Tensor, places: Places | None) -> PrefixState:
         return state._replace(ids=tf.pad(state.ids, [[0, 0], [0, capacity - tf.shape(state.ids)[1]]]))
 
 

@@ -292,7 +292,7 @@ class Manifest:
     dtype: str
     required_ops: tuple[str, ...]
     signatures: Mapping[str, SignatureSpec]
-    mixed_beam_sizes: bool = False  # whether rows of one call may differ in ``beam_size``, unless one is sampled
+    mixed_beam_sizes: bool = False  # whether rows of one call may differ in ``beam_size``
     cpu_features: CpuFeatures = CpuFeatures()
     calibration: Calibration | None = None  # None: no static scales
     provenance: Mapping[str, Any] = field(default_factory=dict)  # data, steps, metrics: as the trainer reported them

@@ -16,12 +16,14 @@ import tensorflow as tf
 
 from model_export.contract import FinishReason
 from model_export.decoding.branches import rarely
-from model_export.decoding.candidates import best_tokens, log_normalizer
+from model_export.decoding.candidates import best_token, best_tokens, log_normalizer
 from model_export.decoding.hypotheses import Hypotheses, growing, no_hypotheses, with_capacity, without
 from model_export.decoding.loop import decode
 from model_export.decoding.options import DecodingOptions, RareOptions, RowContext, TokenIds, asks_for_penalties
-from model_export.decoding.penalties import Processed, end_is_allowed, penalized, unpenalized
-from model_export.decoding.step import DecoderStep
+from model_export.decoding.penalties import Processed, end_is_allowed, penalized, unpenalized, with_ending
+from model_export.decoding.places import packed, places_of, unpacked
+from model_export.decoding.sampling import draw
+from model_export.decoding.step import DecoderStep, Places
 
 
 def beam_search(
@@ -34,9 +36,11 @@ def beam_search(
 ) -> Hypotheses:
     """The ``num_hypotheses`` best of ``beam_size`` (int32 scalar, or [B]) per row, best first.
 
-    ``source_ids`` int32 [B, S], ``source_lengths`` int32 [B]. No row may ask for ``do_sample``: beams do not draw.
+    ``source_ids`` int32 [B, S], ``source_lengths`` int32 [B]. A row that asks for ``do_sample`` must have one beam, and
+    gets ``num_hypotheses`` samples.
     """
-    search = _BeamSearch(beam_size, tokens, asks_for_penalties(options))
+    is_special = asks_for_penalties(options) | tf.reduce_any(options.do_sample)
+    search = _BeamSearch(tf.broadcast_to(beam_size, tf.shape(source_lengths)), tokens, is_special)
     return decode(step, search, source_ids, source_lengths, options, tokens)
 
 
@@ -58,21 +62,21 @@ class _BeamState(NamedTuple):
 
 
 class _BeamSearch:
-    draws = False
-
-    def __init__(self, beam_size: int | tf.Tensor, tokens: TokenIds, is_penalized: tf.Tensor) -> None:
-        self.beam_size = beam_size if isinstance(beam_size, int) else tf.reduce_max(beam_size)
-        self._beam_sizes = beam_size  # of each row, or of all
+    def __init__(self, beam_sizes: tf.Tensor, tokens: TokenIds, is_special: tf.Tensor) -> None:
+        # A graph is told nothing of its value, be it known, because it is told of no other size that loops gather by.
+        self.beam_size = tf.compat.v1.placeholder_with_default(tf.reduce_max(beam_sizes), [])
+        self._beam_sizes = beam_sizes
         self._tokens = tokens
-        self._is_penalized = is_penalized
+        self._is_special = is_special
 
-    def begin(self, batch: tf.Tensor) -> _BeamState:
+    def begin(self, owners: tf.Tensor) -> _BeamState:
+        batch = tf.shape(owners)[0]
         nothing = no_hypotheses(batch, self.beam_size, 0, self._tokens.pad)
         nothing = nothing._replace(ids=growing(nothing.ids), token_log_probs=growing(nothing.token_log_probs))
         # All beams would be the same before the first token: one is there, the others are not.
         is_first = tf.range(self.beam_size) == 0
         scores = tf.where(is_first, tf.zeros([batch, 1]), float("-inf"))  # [batch, beam]
-        sizes = tf.broadcast_to(self._beam_sizes, [batch])
+        sizes = tf.gather(self._beam_sizes, owners)
         is_there = tf.sequence_mask(sizes, self.beam_size)  # [batch, beam]
         return _BeamState(
             live=_Beams(nothing.ids, nothing.token_log_probs, scores),
@@ -82,25 +86,29 @@ class _BeamSearch:
             ceiling=tf.where(is_there, float("inf"), float("-inf")),
         )
 
+    def places(self, state: _BeamState) -> Places:
+        return places_of(state.ceiling > 0.0)
+
     def advance(
-        self, logits: tf.Tensor, time: tf.Tensor, rows: RowContext, state: _BeamState
+        self, logits: tf.Tensor, time: tf.Tensor, rows: RowContext, places: Places, state: _BeamState
     ) -> tuple[tf.Tensor, tf.Tensor, _BeamState]:
         live = state.live
-        normalizer = log_normalizer(logits)  # [batch, beam]
-        processed = self._process(logits, normalizer, time, rows, live)
+        normalizer = log_normalizer(logits)  # [place]
+        processed = self._process(logits, normalizer, time, rows, places, live)
         width = tf.minimum(self.beam_size, logits.shape[-1])  # the K best of each beam hold the K best of the row
-        best, ids = best_tokens(processed.going_on, width, self._tokens.not_continuing)  # [batch, beam, candidate]
-        own = tf.gather(logits, ids, batch_dims=2) - tf.expand_dims(normalizer, 2)  # [batch, beam, candidate]
-        ranking = best - tf.expand_dims(processed.normalizer, 2)
+        best, ids = best_tokens(processed.going_on, width, self._tokens.not_continuing)  # [place, candidate]
+        own = tf.gather(logits, ids, batch_dims=1) - tf.expand_dims(normalizer, 1)  # [place, candidate]
+        ranking = best - tf.expand_dims(processed.normalizer, 1)  # [place, candidate]
+        ids, own, ranking = (unpacked(each, places) for each in (ids, own, ranking))  # [batch, beam, candidate]
         going_on, parents, chosen, last_score = self._continue(ids, own, ranking, state)
 
-        may_end = end_is_allowed(time, tf.expand_dims(rows.min_new_tokens, 1), best[:, :, 0])
-        own_end = logits[:, :, self._tokens.eos] - normalizer  # [batch, beam]
-        end_scores = live.scores + processed.ending - processed.normalizer
+        may_end = end_is_allowed(time, tf.expand_dims(rows.min_new_tokens, 1), ranking[:, :, 0])
+        end_scores = live.scores + unpacked(processed.ending - processed.normalizer, places)  # [batch, beam]
         end_scores = tf.where(may_end, end_scores, tf.fill(tf.shape(end_scores), float("-inf")))
         is_last = time + 1 >= rows.max_new_tokens  # [batch]
 
         def finish() -> tuple[Hypotheses, tf.Tensor]:
+            own_end = unpacked(logits[:, self._tokens.eos] - normalizer, places)  # [batch, beam]
             candidates = {
                 FinishReason.EOS_TOKEN: self._ended(live, own_end, end_scores),
                 FinishReason.LENGTH: going_on,
@@ -114,7 +122,7 @@ class _BeamSearch:
         finished, missing = rarely(may_finish, finish, lambda: (state.finished, state.missing))
         has_none_left = going_on.scores[:, 0] == float("-inf")
         is_live = state.is_live & ~(is_last | (missing <= 0) | has_none_left)
-        return chosen, parents, _BeamState(going_on, finished, missing, is_live, state.ceiling)
+        return packed(chosen, places), parents, _BeamState(going_on, finished, missing, is_live, state.ceiling)
 
     def is_live(self, state: _BeamState) -> tf.Tensor:
         return state.is_live
@@ -123,15 +131,46 @@ class _BeamSearch:
         return state.finished
 
     def _process(
-        self, logits: tf.Tensor, normalizer: tf.Tensor, time: tf.Tensor, rows: RowContext, live: _Beams
+        self,
+        logits: tf.Tensor,
+        normalizer: tf.Tensor,
+        time: tf.Tensor,
+        rows: RowContext,
+        places: Places,
+        live: _Beams,
     ) -> Processed:
         def changed() -> Processed:
-            return penalized(logits, normalizer, live.ids, time, RareOptions.unpack(rows.rare), self._tokens)
+            options = RareOptions.unpack(tf.gather(rows.rare, places.rows))
+            ids = packed(live.ids, places)  # [place, capacity]
+            of_one = penalized(logits[:, None], normalizer[:, None], ids[:, None], time, options, self._tokens)
+            found = Processed(*(field[:, 0] for field in of_one))
+            may_end = time >= tf.gather(rows.min_new_tokens, places.rows)  # [place]
+            return tf.cond(
+                tf.reduce_any(options.do_sample),
+                lambda: self._drawn(found, may_end, time, options),
+                lambda: found,
+            )
 
-        processed: Processed = rarely(
-            self._is_penalized, changed, lambda: unpenalized(logits, normalizer, self._tokens)
-        )
+        processed: Processed = rarely(self._is_special, changed, lambda: unpenalized(logits, normalizer, self._tokens))
         return processed
+
+    def _drawn(self, processed: Processed, may_end: tf.Tensor, time: tf.Tensor, options: RareOptions) -> Processed:
+        """Logits [N, V] of which every sampled row has one left, that of the token drawn. ``may_end`` bool [N]."""
+        sampled = tf.where(options.do_sample)[:, 0]  # [sampled]
+        going_on, ending, may_end = (
+            tf.gather(each, sampled) for each in (processed.going_on, processed.ending, may_end)
+        )
+        best, _ = best_token(going_on, self._tokens.not_continuing)  # [sampled]
+        ending = tf.where(may_end | (best == float("-inf")), ending, float("-inf"))
+        own = RareOptions(*(tf.gather(field, sampled) for field in options))
+        token = tf.expand_dims(draw(with_ending(going_on, ending, self._tokens), time, own), 1)  # [sampled, 1]
+        going_on = tf.where(tf.range(tf.shape(going_on)[1]) == token, going_on, float("-inf"))
+        ending = tf.where(token[:, 0] == self._tokens.eos, ending, float("-inf"))
+        places = tf.expand_dims(sampled, 1)
+        return processed._replace(
+            going_on=tf.tensor_scatter_nd_update(processed.going_on, places, going_on),
+            ending=tf.tensor_scatter_nd_update(processed.ending, places, ending),
+        )
 
     def _continue(
         self, tokens: tf.Tensor, own: tf.Tensor, ranking: tf.Tensor, state: _BeamState

@@ -8,11 +8,11 @@ import tensorflow as tf
 
 from model_export.contract import FinishReason
 from model_export.decoding.branches import rarely
-from model_export.decoding.candidates import best_token, forbidding, log_normalizer
+from model_export.decoding.candidates import best_token, log_normalizer
 from model_export.decoding.hypotheses import Hypotheses, growing
 from model_export.decoding.loop import decode
 from model_export.decoding.options import DecodingOptions, RareOptions, RowContext, TokenIds, asks_for_penalties
-from model_export.decoding.penalties import end_is_allowed, penalized
+from model_export.decoding.penalties import end_is_allowed, penalized, with_ending
 from model_export.decoding.sampling import draw
 from model_export.decoding.step import DecoderStep
 
@@ -44,13 +44,13 @@ class _GreedyState(NamedTuple):
 
 class _GreedySearch:
     beam_size = 1
-    draws = True
 
     def __init__(self, tokens: TokenIds, is_special: tf.Tensor) -> None:
         self._tokens = tokens
         self._is_special = is_special
 
-    def begin(self, batch: tf.Tensor) -> _GreedyState:
+    def begin(self, owners: tf.Tensor) -> _GreedyState:
+        batch = tf.shape(owners)[0]
         return _GreedyState(
             ids=growing(tf.zeros([batch, 0], tf.int32)),
             token_log_probs=growing(tf.zeros([batch, 0])),
@@ -59,10 +59,12 @@ class _GreedySearch:
             excess=tf.zeros([batch]),
         )
 
+    def places(self, state: _GreedyState) -> None:
+        return None
+
     def advance(
-        self, logits: tf.Tensor, time: tf.Tensor, rows: RowContext, state: _GreedyState
+        self, logits: tf.Tensor, time: tf.Tensor, rows: RowContext, places: None, state: _GreedyState
     ) -> tuple[tf.Tensor, None, _GreedyState]:
-        logits = tf.reshape(logits, [-1, logits.shape[2]])  # [batch, vocabulary]
         normalizer = log_normalizer(logits)  # [batch]
 
         best, token = best_token(logits, self._tokens.not_continuing)  # [batch]
@@ -75,15 +77,14 @@ class _GreedySearch:
         )
         log_prob = tf.gather(logits, chosen, batch_dims=1) - normalizer  # [batch]
         goes_on = (chosen != self._tokens.eos) & (time + 1 < rows.max_new_tokens)
-        ids = tf.expand_dims(chosen, 1)  # [batch, 1]
         state = _GreedyState(
-            ids=tf.concat([state.ids, ids], axis=1),
+            ids=tf.concat([state.ids, tf.expand_dims(chosen, 1)], axis=1),
             token_log_probs=tf.concat([state.token_log_probs, tf.expand_dims(log_prob, 1)], axis=1),
             lengths=state.lengths + tf.cast(state.is_live, tf.int32),
             is_live=state.is_live & goes_on,
             excess=excess,
         )
-        return ids, None, state
+        return chosen, None, state
 
     def _unless_it_ends(self, token: tf.Tensor, ends: tf.Tensor) -> tf.Tensor:
         """``token`` int32 [B], or EOS where ``ends`` bool [B]; of a tensor and a number, to choose is slower."""
@@ -130,12 +131,10 @@ class _GreedySearch:
         best, token = best_token(going_on, self._tokens.not_continuing)  # [row]
         may_end = end_is_allowed(time, min_new_tokens, best)
         likeliest = self._unless_it_ends(token, may_end & (ending >= best))
-        is_eos = tf.range(tf.shape(logits)[1]) == self._tokens.eos  # [vocabulary]
-        suppressed = forbidding(logits.shape[1], *self._tokens.suppressed)
-        ranked = tf.where(is_eos, ending[:, None], going_on + suppressed)  # [row, vocabulary]
+        ranked = with_ending(going_on, ending, self._tokens)
 
         def drawn() -> tf.Tensor:
-            token = draw(tf.where(is_eos & ~may_end[:, None], float("-inf"), ranked), time, options)
+            token = draw(with_ending(going_on, tf.where(may_end, ending, float("-inf")), self._tokens), time, options)
             return tf.where(options.do_sample, token, likeliest)
 
         chosen = tf.cond(tf.reduce_any(options.do_sample), drawn, lambda: likeliest)

@@ -13,8 +13,9 @@ import tensorflow as tf
 from model_export.decoding.hypotheses import Hypotheses, keep_wanted, no_hypotheses, with_capacity
 from model_export.decoding.options import DecodingOptions, RareOptions, RowContext, TokenIds
 from model_export.decoding.penalties import seen_prefix
-from model_export.decoding.samples import any_wants_several, one_each, regroup, several
-from model_export.decoding.step import DecoderStep
+from model_export.decoding.places import packed, unpacked
+from model_export.decoding.samples import Samples, any_wants_several, one_each, regroup, several
+from model_export.decoding.step import DecoderStep, Places
 
 _MIN_GROWTH = 8
 """Positions added at a time, and steps between two looks for finished rows; a quarter of the capacity when longer."""
@@ -28,24 +29,26 @@ class Search(Protocol):
 
     @property
     def beam_size(self) -> int | tf.Tensor:
-        """Beams of every row."""
+        """Places for the beams of a row, ``K``."""
         ...
 
-    @property
-    def draws(self) -> bool:
-        """Whether rows may ask for samples; then it has one beam."""
+    def begin(self, owners: tf.Tensor) -> Any:
+        """The state before the first token, of rows for the texts ``owners`` int32 [R]: some are sampled several times.
+
+        Of sizes that grow with tokens a graph must not know.
+        """
         ...
 
-    def begin(self, batch: tf.Tensor) -> Any:
-        """The state of ``batch`` rows before the first token. Of sizes that grow with tokens a graph must not know."""
+    def places(self, state: Any) -> Places | None:
+        """Those that the beams of the rows take; None: each row has one."""
         ...
 
     def advance(
-        self, logits: tf.Tensor, time: tf.Tensor, rows: RowContext, state: Any
+        self, logits: tf.Tensor, time: tf.Tensor, rows: RowContext, places: Any, state: Any
     ) -> tuple[tf.Tensor, tf.Tensor | None, Any]:
-        """Choose token number ``time`` of every row from ``logits`` [B, K, V].
+        """Choose token number ``time`` of every row from ``logits`` [N, V] of the ``N`` ``places`` that are taken.
 
-        Returns the chosen ids [B, K], the beams they continue [B, K] (None: each its own), and the new state.
+        Returns the chosen ids [N], the beams they continue [B, K] (None: each its own), and the new state.
         """
         ...
 
@@ -79,17 +82,14 @@ def decode(
     """Decode ``source_ids`` int32 [B, S] of ``source_lengths`` int32 [B], each row as if alone."""
     known = tf.pad(options.prefix_ids, [[0, 0], [1, 0]], constant_values=tokens.start)  # [batch, 1 + prefix]
     model = _read_prefix(step, step.start(source_ids, source_lengths, search.beam_size), known, options.prefix_lengths)
-    asked, samples, is_several = options, one_each(options), tf.constant(False)
-    if search.draws:
-        is_several = any_wants_several(asked)
-        samples, options, model = tf.cond(
-            is_several, lambda: several(step, asked, model), lambda: (one_each(asked), asked, model)
-        )
-    last = tf.gather_nd(known, tf.stack([samples.owners, options.prefix_lengths], axis=1))  # [rows]
-    results = _decode_rows(step, search, last, options, samples.numbers, model, tokens)
-    if search.draws:
-        results = tf.cond(is_several, lambda: regroup(results, samples, asked, tokens.pad), lambda: results)
-    return keep_wanted(results, asked.num_hypotheses, tokens.pad)
+    is_several = any_wants_several(options)
+    samples, of_rows, model = tf.cond(
+        is_several, lambda: several(step, options, model), lambda: (one_each(options), options, model)
+    )
+    last = tf.gather_nd(known, tf.stack([samples.owners, of_rows.prefix_lengths], axis=1))  # [rows]
+    results = _decode_rows(step, search, last, of_rows, samples, model, tokens)
+    results = tf.cond(is_several, lambda: regroup(results, samples, options, tokens.pad), lambda: results)
+    return keep_wanted(results, options.num_hypotheses, tokens.pad)
 
 
 def _decode_rows(
@@ -97,7 +97,7 @@ def _decode_rows(
     search: Search,
     last: tf.Tensor,
     options: DecodingOptions,
-    sample_numbers: tf.Tensor,
+    samples: Samples,
     model: Any,
     tokens: TokenIds,
 ) -> Hypotheses:
@@ -107,8 +107,8 @@ def _decode_rows(
         rows=tf.range(rows),
         ids=tf.repeat(last[:, None], beam_size, axis=1),
         positions=options.prefix_lengths,
-        context=_context(options, sample_numbers, tokens),
-        search=search.begin(rows),
+        context=_context(options, samples.numbers, tokens),
+        search=search.begin(samples.owners),
     )
     limit = tf.reduce_max(options.max_new_tokens)
     results = no_hypotheses(rows, beam_size, limit, tokens.pad)
@@ -125,7 +125,9 @@ def _decode_rows(
         live, model = _drop_done(step, search, live, model)
         return time, live, model, results
 
-    *_, results = _while_loop(any_left, chunk, (tf.constant(0), live, model, results), _later(step, live, model))
+    *_, results = _while_loop(
+        any_left, chunk, (tf.constant(0), live, model, results), _later(step, search, live, model)
+    )
     return cast(Hypotheses, results)
 
 
@@ -149,18 +151,20 @@ def _decode_chunk(
     step: DecoderStep[Any], search: Search, time: tf.Tensor, capacity: tf.Tensor, live: _Live, model: Any
 ) -> tuple[tf.Tensor, _Live, Any]:
     """Decode until ``capacity`` tokens are there or every row is done."""
+    places = search.places(live.search)
+    first = live.positions if places is None else tf.gather(live.positions, places.rows)  # [place]
 
     def goes_on(time: tf.Tensor, ids: tf.Tensor, state: Any, model: Any) -> tf.Tensor:
         return tf.logical_and(time < capacity, tf.reduce_any(search.is_live(state)))
 
     def one_token(time: tf.Tensor, ids: tf.Tensor, state: Any, model: Any) -> tuple[Any, ...]:
-        logits, model = step(ids, live.positions + time, model)
-        ids, parents, state = search.advance(logits, time, live.context, state)
+        logits, model = step(ids, first + time, model)
+        ids, parents, state = search.advance(logits, time, live.context, places, state)
         return time + 1, ids, state, model if parents is None else step.reorder(model, parents)
 
-    grown = (time, live.ids, live.search, step.grow(model, capacity))
+    grown = (time, packed(live.ids, places), live.search, step.grow(model, capacity, places))
     time, ids, state, model = tf.while_loop(goes_on, one_token, grown)
-    return time, live._replace(ids=ids, search=state), model
+    return time, live._replace(ids=unpacked(ids, places), search=state), model
 
 
 def _drop_done(step: DecoderStep[Any], search: Search, live: _Live, model: Any) -> tuple[_Live, Any]:
@@ -175,14 +179,15 @@ def _keep(step: DecoderStep[Any], mask: tf.Tensor, live: _Live, model: Any) -> t
     return tf.nest.map_structure(lambda field: tf.gather(field, rows), live), step.select(model, rows)
 
 
-def _later(step: DecoderStep[Any], live: _Live, model: Any) -> tuple[_Live, Any] | None:
+def _later(step: DecoderStep[Any], search: Search, live: _Live, model: Any) -> tuple[_Live, Any] | None:
     """Rows and room as a later turn of the loop has them, for their shapes alone: they show which sizes vary.
 
     Nothing uses the values, so a graph drops the work; without a graph no shape need be declared.
     """
     if tf.executing_eagerly():
         return None
-    return _keep(step, live.rows >= 0, live, step.grow(model, tf.shape(live.rows)[0]))
+    grown = step.grow(model, tf.shape(live.rows)[0], search.places(live.search))
+    return _keep(step, live.rows >= 0, live, grown)
 
 
 def _while_loop(condition: Any, body: Any, start: tuple[Any, ...], later: tuple[_Live, Any] | None) -> tuple[Any, ...]:

@@ -73,6 +73,13 @@ def end_is_allowed(time: tf.Tensor, min_new_tokens: tf.Tensor, best_going_on: tf
     return (time >= min_new_tokens) | (best_going_on == float("-inf"))
 
 
+def with_ending(going_on: tf.Tensor, ending: tf.Tensor, tokens: TokenIds) -> tf.Tensor:
+    """The logits of all tokens that may come, float32 [N, V]: ``going_on`` [N, V], with ``ending`` [N] for EOS."""
+    is_eos = tf.range(tf.shape(going_on)[1]) == tokens.eos  # [vocabulary]
+    suppressed = forbidding(going_on.shape[1], *tokens.suppressed)
+    return tf.where(is_eos, ending[:, None], going_on + suppressed)
+
+
 def seen_prefix(options: DecodingOptions, tokens: TokenIds) -> tf.Tensor:
     """int32 [B, longest prefix]: prefixes as tokens seen, right-aligned, so that what is generated follows without a
     gap; pad where there is none, and for EOS."""

@@ -39,15 +39,22 @@ def several(step: DecoderStep[Any], options: DecodingOptions, model: Any) -> tup
 
 
 def regroup(decoded: Hypotheses, samples: Samples, options: DecodingOptions, pad: int) -> Hypotheses:
-    """``decoded`` [N, 1] as the hypotheses [B, K] of their owners, best first; ``options`` [B] are what these asked."""
-    rows, places = tf.shape(options.num_hypotheses)[0], tf.reduce_max(_wanted(options))
-    places_of = tf.stack(samples, axis=1)  # [N, 2]
+    """``decoded`` [N, K] as the hypotheses [B, W] of their owners, best first; ``options`` [B] are what these asked.
+
+    ``W`` is ``K``, or the most samples that a row wants. Of a sample only the first of its ``K`` places is filled.
+    """
+    rows, (_, beams, capacity) = tf.shape(options.num_hypotheses)[0], tf.unstack(tf.shape(decoded.ids))
+    places = tf.maximum(beams, tf.reduce_max(_wanted(options)))
+    is_filled = decoded.lengths > 0  # [N, K]
+    owners = tf.repeat(samples.owners[:, None], beams, axis=1)  # [N, K]
+    targets = tf.stack([owners, samples.numbers[:, None] + tf.range(beams)], axis=2)  # [N, K, 2]
+    targets = tf.boolean_mask(targets, is_filled)
     placed = tf.nest.map_structure(
-        lambda empty, field: tf.tensor_scatter_nd_update(empty, places_of, field[:, 0]),
-        no_hypotheses(rows, places, tf.shape(decoded.ids)[2], pad),
+        lambda empty, field: tf.tensor_scatter_nd_update(empty, targets, tf.boolean_mask(field, is_filled)),
+        no_hypotheses(rows, places, capacity, pad),
         decoded,
     )
-    best_first = tf.math.top_k(placed.normalized_scores, k=places).indices  # [B, K]
+    best_first = tf.math.top_k(placed.normalized_scores, k=places).indices  # [B, W]
     grouped: Hypotheses = tf.nest.map_structure(lambda field: tf.gather(field, best_first, batch_dims=1), placed)
     return grouped
 

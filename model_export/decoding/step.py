@@ -1,17 +1,25 @@
 """The protocol between search and model: a search never asks which model it drives, nor the model which search.
 
-Notation: ``B`` rows, ``K`` beams, ``S`` source tokens, ``P`` prefix tokens, ``C`` capacity in positions,
-``V`` vocabulary.
+Notation: ``B`` rows, ``K`` places for beams, ``N`` of the ``B * K`` that are taken, ``S`` source tokens, ``P`` prefix
+tokens, ``C`` capacity in positions, ``V`` vocabulary.
 """
 
 from __future__ import annotations
 
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import tensorflow as tf
 
 State = TypeVar("State")
 """Any structure that ``tf.nest`` knows; each implementation uses a ``NamedTuple`` with a shape on every field."""
+
+
+class Places(NamedTuple):
+    """``N`` of the ``B * K`` places are taken: a model computes nothing for the others."""
+
+    taken: tf.Tensor  # int32 [N]: which they are, counted through all rows
+    rows: tf.Tensor  # int32 [N]: whose each is
+    index: tf.Tensor  # int32 [B, K]: which of the N stands here; where none does, some other
 
 
 class DecoderStep(Protocol[State]):
@@ -20,7 +28,7 @@ class DecoderStep(Protocol[State]):
     def start(self, source_ids: tf.Tensor, source_lengths: tf.Tensor, beam_size: int | tf.Tensor) -> State:
         """Encode once. ``source_ids`` int32 [B,S], ``source_lengths`` int32 [B]; ids past a length are ignored.
 
-        ``beam_size`` is a Python int when it is known while tracing (1 spares the work of beams).
+        ``beam_size`` is ``K``: a Python 1 for searches without beams, which are spared the work of them.
         The state begins with no room for positions: ``grow`` before the first call.
         """
         ...
@@ -33,7 +41,7 @@ class DecoderStep(Protocol[State]):
         ...
 
     def __call__(self, ids: tf.Tensor, positions: tf.Tensor, state: State) -> tuple[tf.Tensor, State]:
-        """Read the token ``ids`` int32 [B,K] that stands at ``positions`` int32 [B]: logits float32 [B,K,V], state."""
+        """Read the tokens ``ids`` int32 [N] that stand at ``positions`` int32 [N]: logits float32 [N,V], state."""
         ...
 
     def reorder(self, state: State, parents: tf.Tensor) -> State:
@@ -41,9 +49,12 @@ class DecoderStep(Protocol[State]):
         ...
 
     def select(self, state: State, rows: tf.Tensor) -> State:
-        """Keep the rows ``rows`` int32 [N], in that order."""
+        """Keep the rows ``rows`` int32 [R], in that order; ``grow`` before the next call."""
         ...
 
-    def grow(self, state: State, capacity: tf.Tensor) -> State:
-        """Room for ``capacity`` (int32 scalar) calls since ``start``; never shrinks."""
+    def grow(self, state: State, capacity: tf.Tensor, places: Places | None) -> State:
+        """Room for ``capacity`` (int32 scalar) calls since ``start``; never shrinks.
+
+        ``places`` are taken in the calls to come; None: searches without beams, where row n is place n.
+        """
         ...

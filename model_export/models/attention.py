@@ -5,25 +5,49 @@ Notation: ``H`` heads, ``Dh`` size of a head, ``Q`` queries, ``M`` memory positi
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from model_export.models.layers import Linear
 
+if TYPE_CHECKING:
+    from model_export.decoding.step import Places
 
-def split_heads(x: tf.Tensor, heads: int, queries: int | tf.Tensor) -> tf.Tensor:
-    """[B, Q, H*Dh], or its rows [B*Q, H*Dh], -> [B, H, Q, Dh]."""
-    size = x.shape[-1] // heads
-    if isinstance(queries, int) and queries == 1:  # nothing changes places
-        return tf.reshape(x, [-1, heads, 1, size])
-    return tf.transpose(tf.reshape(x, [-1, queries, heads, size]), [0, 2, 1, 3])
+
+class HeadRows(NamedTuple):
+    """Where the heads of ``N`` queries, those of the places that are taken, are among those of all places, and back.
+
+    To gather rows by tables that are made once takes less time than to transpose, and leaves out what is not taken.
+    """
+
+    queries: tf.Tensor  # int32 [B, H, K]: which of the rows [N*H, Dh] of the queries
+    answers: tf.Tensor  # int32 [N, H]: which of the rows [B*H*K, Dh] of what attention gives
+
+    @classmethod
+    def nowhere(cls, heads: int) -> HeadRows:
+        """Of no places."""
+        return cls(tf.zeros([0, heads, 0], tf.int32), tf.zeros([0, heads], tf.int32))
+
+    @classmethod
+    def of(cls, places: Places, heads: int) -> HeadRows:
+        """Of these places."""
+        beams, head = tf.shape(places.index)[1], tf.range(heads)
+        first = places.taken + places.rows * (heads - 1) * beams  # [place]: of head 0
+        queries = tf.expand_dims(places.index, 1) * heads + tf.expand_dims(head, 1)
+        return cls(queries, tf.expand_dims(first, 1) + head * beams)
+
+
+def split_heads(x: tf.Tensor, heads: int, queries: tf.Tensor) -> tf.Tensor:
+    """[B, Q, H*Dh] -> [B, H, Q, Dh]."""
+    return tf.transpose(tf.reshape(x, [-1, queries, heads, x.shape[-1] // heads]), [0, 2, 1, 3])
 
 
 def merge_heads(x: tf.Tensor) -> tf.Tensor:
     """[B, H, Q, Dh] -> rows [B*Q, H*Dh]."""
-    width = x.shape[1] * x.shape[3]
-    return tf.reshape(x if x.shape[2] == 1 else tf.transpose(x, [0, 2, 1, 3]), [-1, width])
+    return tf.reshape(tf.transpose(x, [0, 2, 1, 3]), [-1, x.shape[1] * x.shape[3]])
 
 
 def _softmax(products: tf.Tensor, bias: tf.Tensor) -> tf.Tensor:
@@ -74,17 +98,25 @@ class Attention(keras.layers.Layer):
         key: tf.Tensor,
         value: tf.Tensor,
         bias: tf.Tensor,
-        queries: int | tf.Tensor,
+        rows: HeadRows | None,
         residual: tf.Tensor | None,
         *,
         transpose_key: bool = False,
     ) -> tf.Tensor:
-        """``attend`` with one query a row: [B*Q, width] -> [B*Q, width].
+        """``attend`` with one query a row, [N, width] -> [N, width]; without ``rows`` it is the only one of its batch.
 
         ``key`` is [B,H,Dh,M], or [B,H,M,Dh] with ``transpose_key``.
         """
-        products = tf.matmul(split_heads(query, self.heads, queries), key, transpose_b=transpose_key)
-        return self.output_projection(merge_heads(tf.matmul(_softmax(products, bias), value)), residual)
+        size = self.width // self.heads
+        if rows is None:
+            query = tf.reshape(query, [-1, self.heads, 1, size])  # [batch, head, 1, size]
+        else:
+            query = tf.gather(tf.reshape(query, [-1, size]), rows.queries)  # [batch, head, beam, size]
+        products = tf.matmul(query, key, transpose_b=transpose_key)
+        mixed = tf.matmul(_softmax(products, bias), value)
+        if rows is not None:
+            mixed = tf.gather(tf.reshape(mixed, [-1, size]), rows.answers)  # [place, head, size]
+        return self.output_projection(tf.reshape(mixed, [-1, self.width]), residual)
 
 
 class SelfAttention(Attention):
@@ -130,11 +162,11 @@ class CrossAttention(Attention):
         key: tf.Tensor,
         value: tf.Tensor,
         bias: tf.Tensor,
-        queries: int | tf.Tensor,
+        rows: HeadRows | None,
         residual: tf.Tensor | None,
     ) -> tf.Tensor:
-        """``call`` with one query a row, [B*Q, width] -> [B*Q, width], and ``key`` [B, H, Dh, M]."""
-        return self.attend_rows(self.query_projection(x), key, value, bias, queries, residual)
+        """``call`` as ``attend_rows`` does, [N, width] -> [N, width], with ``key`` [B, H, Dh, M]."""
+        return self.attend_rows(self.query_projection(x), key, value, bias, rows, residual)
 
     def call(
         self, x: tf.Tensor, key: tf.Tensor, value: tf.Tensor, bias: tf.Tensor, residual: tf.Tensor | None = None

@@ -8,13 +8,15 @@ attention mask. A forced prefix lies in the first positions of the same cache, i
 from __future__ import annotations
 
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import tensorflow as tf
 
+from model_export.models.attention import HeadRows
 from model_export.models.layers import MASKED, padding_bias
 
 if TYPE_CHECKING:
+    from model_export.decoding.step import Places
     from model_export.models.attention import SelfAttention
     from model_export.models.transformer import Transformer
 
@@ -30,7 +32,8 @@ class TransformerState(NamedTuple):
     memory_keys: tuple[tf.Tensor, ...]  # L times [B, H, Dh, S]
     memory_values: tuple[tf.Tensor, ...]  # L times [B, H, S, Dh]
     memory_bias: tf.Tensor  # [B, 1, 1, S]
-    slots: tf.Tensor  # int32 [B*K*2*H]: where a cache of rows [2*B*H*C*K, Dh] has the beams' slots of position 0
+    slots: tf.Tensor  # int32 [N*2*H]: where a cache of rows [2*B*H*C*K, Dh] has the slots of position 0 that are taken
+    heads: Any  # HeadRows; () without beams
     prefix_size: tf.Tensor  # int32 []: positions that the prefix takes
     used: tf.Tensor  # int32 []: positions in use, prefix included
 
@@ -40,6 +43,7 @@ class TransformerStep:
 
     def __init__(self, model: Transformer) -> None:
         self._model = model
+        self._heads = model.decoder_layers[0].self_attention.heads
 
     def start(self, source_ids: tf.Tensor, source_lengths: tf.Tensor, beam_size: int | tf.Tensor) -> TransformerState:
         """See ``DecoderStep.start``."""
@@ -54,6 +58,7 @@ class TransformerStep:
             memory_values=tuple(value for _, value in projected),
             memory_bias=tf.cast(bias, projected[0][0].dtype),
             slots=tf.zeros([0], tf.int32),
+            heads=() if isinstance(beam_size, int) else HeadRows.nowhere(self._heads),
             prefix_size=tf.constant(0),
             used=tf.constant(0),
         )
@@ -95,16 +100,16 @@ class TransformerStep:
     ) -> tuple[tf.Tensor, TransformerState]:
         """See ``DecoderStep.__call__``.
 
-        Beams are rows throughout, [B*K, width]: at one position they share nothing but the heads' products.
+        Beams are rows throughout, [N, width]: at one position they share nothing but the heads' products.
         """
-        beams = ids.shape[1] or tf.shape(ids)[1]
+        heads = state.heads or None
+        beams = 1 if heads is None else tf.shape(state.ancestors)[1]
         ancestors = _with_own_slot(state.ancestors, state.used, beams)
         bias = _ancestry_bias(ancestors, beams, state.memory_bias.dtype)
         slots, cache_shape = state.slots + state.used * beams, tf.shape(state.caches[0])
         # A row that is done is asked on until its batch-mates are, past the table too; its logits do not count then.
         positions = tf.minimum(positions, self._model.target_positions.shape[0] - 1)
-        x = self._model.embed_target(ids, tf.expand_dims(positions, 1))  # [batch, beam, width]
-        x = tf.reshape(x, [-1, x.shape[2]])  # [batch * beam, width]
+        x = self._model.embed_target(ids, positions)  # [place, width]
         caches = []
         for index, layer in enumerate(self._model.decoder_layers):
 
@@ -114,18 +119,17 @@ class TransformerStep:
                 query, new = tf.split(attention.qkv_projection(y), [attention.width, 2 * attention.width], axis=1)
                 caches.append(_write(state.caches[index], cache_shape, slots, new))
                 key, value = tf.unstack(caches[-1])
-                return attention.attend_rows(query, key, value, bias, beams, residual, transpose_key=True)
+                return attention.attend_rows(query, key, value, bias, heads, residual, transpose_key=True)
 
             over_memory = partial(
                 layer.cross_attention.read_rows,
                 key=state.memory_keys[index],
                 value=state.memory_values[index],
                 bias=state.memory_bias,
-                queries=beams,
+                rows=heads,
             )
             x = layer(x, over_self=over_self, over_memory=over_memory)
-        logits = self._model.output_projection(self._model.decoded(x))  # [batch * beam, vocabulary]
-        logits = tf.reshape(logits, [-1, beams, logits.shape[1]])  # [batch, beam, vocabulary]
+        logits = self._model.output_projection(self._model.decoded(x))  # [place, vocabulary]
         return logits, state._replace(caches=tuple(caches), ancestors=ancestors, used=state.used + 1)
 
     def reorder(self, state: TransformerState, parents: tf.Tensor) -> TransformerState:
@@ -134,17 +138,15 @@ class TransformerStep:
 
     def select(self, state: TransformerState, rows: tf.Tensor) -> TransformerState:
         """See ``DecoderStep.select``."""
-        caches = tuple(tf.gather(cache, rows, axis=1) for cache in state.caches)
         return state._replace(
-            caches=caches,
+            caches=tuple(tf.gather(cache, rows, axis=1) for cache in state.caches),
             ancestors=tf.gather(state.ancestors, rows),
             memory_keys=tuple(tf.gather(key, rows) for key in state.memory_keys),
             memory_values=tuple(tf.gather(value, rows) for value in state.memory_values),
             memory_bias=tf.gather(state.memory_bias, rows),
-            slots=_first_slots(caches[0], tf.shape(state.ancestors)[1]),
         )
 
-    def grow(self, state: TransformerState, capacity: tf.Tensor) -> TransformerState:
+    def grow(self, state: TransformerState, capacity: tf.Tensor, places: Places | None) -> TransformerState:
         """See ``DecoderStep.grow``."""
         beams, old = tf.shape(state.ancestors)[1], tf.shape(state.ancestors)[2]
         extra = tf.maximum(state.prefix_size + capacity - old, 0)
@@ -153,7 +155,8 @@ class TransformerStep:
         return state._replace(
             caches=caches,
             ancestors=tf.pad(state.ancestors, [[0, 0], [0, 0], [0, extra]], constant_values=-1),
-            slots=_first_slots(caches[0], beams),
+            slots=_first_slots(caches[0], beams, places),
+            heads=() if places is None else HeadRows.of(places, self._heads),
         )
 
 
@@ -178,16 +181,18 @@ def _ancestry_bias(ancestors: tf.Tensor, beams: int | tf.Tensor, dtype: tf.DType
     return tf.reshape(chosen, [shape[0], 1, beams, shape[2] * beams])
 
 
-def _first_slots(cache: tf.Tensor, beams: tf.Tensor) -> tf.Tensor:
+def _first_slots(cache: tf.Tensor, beams: tf.Tensor, places: Places | None) -> tf.Tensor:
     """``TransformerState.slots`` of a cache [2, B, H, C*K, Dh]; those of the next position lie K further."""
     halves, batch, heads, size, _ = tf.unstack(tf.shape(cache))
     first = (tf.range(halves) * batch)[None, :, None] + tf.range(batch)[:, None, None]  # [batch, 2, 1]
     first = (first * heads + tf.range(heads)) * size  # [batch, 2, head]
-    return tf.reshape(first[:, None] + tf.range(beams)[:, None, None], [-1])
+    if places is not None:
+        first = tf.gather(first, places.rows) + (places.taken - places.rows * beams)[:, None, None]  # [place, 2, head]
+    return tf.reshape(first, [-1])
 
 
 def _write(cache: tf.Tensor, shape: tf.Tensor, slots: tf.Tensor, new: tf.Tensor) -> tf.Tensor:
-    """Put ``new`` [B*K, 2*H*Dh] into ``slots`` of ``cache`` [2, B, H, C*K, Dh], of this ``shape``, in place.
+    """Put ``new`` [N, 2*H*Dh] into ``slots`` of ``cache`` [2, B, H, C*K, Dh], of this ``shape``, in place.
 
     A copy of the cache at each step would cost more than attention does. An older state that shares the buffer is none
     the worse: it has no ancestor in these slots.

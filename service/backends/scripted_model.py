@@ -71,7 +71,7 @@ def _generate(inputs: Arrays, manifest: Manifest) -> dict[str, NDArray[Any]]:
 
 
 def _generate_ids(inputs: Arrays, manifest: Manifest) -> dict[str, NDArray[Any]]:
-    if len(set(inputs["beam_size"].tolist())) != 1 and (not manifest.mixed_beam_sizes or inputs["do_sample"].any()):
+    if len(set(inputs["beam_size"].tolist())) != 1 and not manifest.mixed_beam_sizes:
         raise BackendFailed("rows of one call have unlike beam sizes")
     _check_source_lengths(inputs, manifest)
     for name in OPTIONS.keys() - manifest.supported_options:

@@ -66,11 +66,9 @@ class BatchShape(NamedTuple):
             self.attended + cost.attended,
         )
 
-    def widened(self, times: float) -> BatchShape:
-        """The shape if all rows had so many times the sequences."""
-        return self._replace(
-            decoded=times * self.decoded, positions=times * self.positions, attended=times * self.attended
-        )
+    def among_beams(self, times: float) -> BatchShape:
+        """The shape beside rows of so many times the beams: attention keeps places for as many, and computes them."""
+        return self._replace(positions=times * self.positions, attended=times * self.attended)
 
     def beside(self, other: BatchShape) -> BatchShape:
         """The shape of the rows of both."""

@@ -1,7 +1,8 @@
 """Batches in the making: which of the rows that wait may run together, and when it is less work that they do.
 
-All rows of a call are decoded as wide as the one with the most beams. Rows of unlike beam sizes therefore share one
-only where a call for each would take longer: much of a call's time goes into its steps, however few rows take part.
+Much of a call's time goes into its steps, however few rows take part, so that rows of unlike beam sizes had better
+share one. But attention has as many places for each row as for the one with the most beams: to have them for many
+rows may take longer than a call of their own.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from itertools import islice, pairwise
 from typing import Final, NamedTuple
 
-from service.batching.costs import BatchShape, Costs, RowCost
+from service.batching.costs import BatchShape, Costs
 from service.batching.jobs import Entry
 
 LOOKED_AT: Final = 4
@@ -22,8 +23,8 @@ class Draft(NamedTuple):
     """Rows that may run together, at least one."""
 
     entries: Sequence[Entry]
-    costs: Sequence[RowCost]  # of each, as wide as it is decoded in this company
-    group: Hashable  # of the rows with the most beams, as which all run
+    group: Hashable  # of the rows with the most beams, whose calls are like this one
+    beams: int  # of those
     shape: BatchShape
     seconds: float  # predicted
     time_left: float  # seconds until the deadline of those that the draft began with; infinity where nothing helps them
@@ -55,7 +56,7 @@ def fill(
             if longer <= time_left:
                 entries.append(entry)
                 shape, seconds = larger, longer
-    return Draft(entries, [entry.cost for entry in entries], group, shape, seconds, time_left), late
+    return Draft(entries, group, first.row.beams, shape, seconds, time_left), late
 
 
 def join(first: Draft, others: Iterable[Draft], costs: Costs) -> Draft:
@@ -64,7 +65,7 @@ def join(first: Draft, others: Iterable[Draft], costs: Costs) -> Draft:
     Of all that may be joined, what saves the most is joined first, others with others too: what would save more
     elsewhere is left for a call of its own.
     """
-    drafts = sorted((first, *others), key=_width)
+    drafts = sorted((first, *others), key=lambda draft: draft.beams)
     while len(drafts) > 1:
         joined = [_joined(narrow, wide, costs) for narrow, wide in pairwise(drafts)]
         saved = [
@@ -79,22 +80,15 @@ def join(first: Draft, others: Iterable[Draft], costs: Costs) -> Draft:
     return next(draft for draft in drafts if first.entries[0] in draft.entries)
 
 
-def _width(draft: Draft) -> int:
-    return draft.costs[0].width
-
-
 def _joined(narrow: Draft, wide: Draft, costs: Costs) -> Draft | None:
     """Both as one; None where it would be too large, too late for one of them, or nobody knows what it takes."""
-    if not (costs.trusted(narrow.group) and costs.trusted(wide.group)) or not all(
-        entry.row.kin for entry in (*narrow.entries, *wide.entries)
-    ):
+    if not (costs.trusted(narrow.group) and costs.trusted(wide.group)):
         return None
-    width, bounds = _width(wide), costs.bounds(wide.group)
-    shape = wide.shape.beside(narrow.shape.widened(width / _width(narrow)))
+    bounds = costs.bounds(wide.group)
+    shape = wide.shape.beside(narrow.shape.among_beams(wide.beams / narrow.beams))
     if shape.rows > bounds.rows or shape.padded_positions > bounds.tokens:
         return None
     seconds, time_left = costs.batch_seconds(wide.group, shape), min(narrow.time_left, wide.time_left)
     if seconds > time_left:
         return None
-    row_costs = [cost._replace(width=width) for cost in (*narrow.costs, *wide.costs)]
-    return Draft([*narrow.entries, *wide.entries], row_costs, wide.group, shape, seconds, time_left)
+    return Draft([*narrow.entries, *wide.entries], wide.group, wide.beams, shape, seconds, time_left)

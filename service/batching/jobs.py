@@ -85,7 +85,6 @@ class Batch:
     """Entries that run together."""
 
     entries: Sequence[Entry]
-    costs: Sequence[RowCost]  # of each, in this company
     group: Hashable  # of rows, whose calls are like this one
     shape: BatchShape
     seconds: float  # predicted

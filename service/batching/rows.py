@@ -49,6 +49,11 @@ class AdmittedRow:
         return (self.model, self.version, self.signature) if self.mixes_beam_sizes else None
 
     @property
+    def beams(self) -> int:
+        """Of each of its sequences."""
+        return self.options.beam_size
+
+    @property
     def width(self) -> int:
         """Sequences that are decoded side by side: beams or samples."""
         return self.options.num_hypotheses if self.options.do_sample else self.options.beam_size
@@ -91,6 +96,11 @@ class ScoringRow:
     def kin(self) -> Hashable:
         """As of ``AdmittedRow``."""
         return None
+
+    @property
+    def beams(self) -> int:
+        """As of ``AdmittedRow``."""
+        return 1
 
     @property
     def width(self) -> int:

@@ -108,7 +108,7 @@ class Scheduler:
                 for entry in draft.entries:
                     self._remove(entry)
                 many_waited = self._length >= self.costs.bounds(draft.group).rows
-                batch = Batch(draft.entries, draft.costs, draft.group, draft.shape, draft.seconds, now, many_waited)
+                batch = Batch(draft.entries, draft.group, draft.shape, draft.seconds, now, many_waited)
                 self._clock = waiting.service
                 waiting.service += batch.seconds
                 self._running.add(batch)
@@ -121,7 +121,8 @@ class Scheduler:
         model, seconds = batch.entries[0].row.model, now - batch.started_at
         self._models[model].service += seconds - batch.seconds
         if seconds > (batch.seconds if results is None else 0.0):
-            self.costs.learn(batch.group, batch.costs, batch.shape, seconds, batch.many_waited)
+            costs = [entry.cost for entry in batch.entries]
+            self.costs.learn(batch.group, costs, batch.shape, seconds, batch.many_waited)
         if results is not None:
             self.costs.learn_targets([entry.row for entry in batch.entries], results)
 

@@ -63,7 +63,7 @@ def admit(
                 max_new_tokens,
                 (seed + index) % SEEDS if options.do_sample else 0,
                 text if in_graph and not source.excess else None,
-                manifest.mixed_beam_sizes and not options.do_sample,  # beams do not draw
+                manifest.mixed_beam_sizes,
             ),
             source.excess,
             (*source.warnings, *of_all),

@@ -17,15 +17,15 @@ MIXED = (
     Row("日本語の本を読む", (), {"max_new_tokens": 3}, prefix_ids=(270, 281, 290)),
     Row("🎉 unknown ሰላም", (), {}),
     Row("a", (), {"max_new_tokens": 1}),
-    Row("", (), {"seed": 7}, prefix_ids=(300,)),
+    Row("", (), {"seed": 7, "do_sample": True, "top_k": 5}, prefix_ids=(300,)),
 )
 
 
 def with_beams(rows: tuple[Row, ...], most: int) -> list[Row]:
-    """The rows with 1 to ``most`` beams, and options that only matter to them."""
+    """The rows with 1 to ``most`` beams, those that draw with one, and options that only matter to them."""
     varied = []
-    for index in range(len(rows)):
-        beam_size = most - index % most
+    for index, row in enumerate(rows):
+        beam_size = 1 if row.option("do_sample") else most - index % most
         penalty = (0.0, 1.0, 2.0)[index % 3]
         varied.append({"beam_size": beam_size, "num_hypotheses": 1 + index % beam_size, "length_penalty": penalty})
     return [replace(row, options={**row.options, **more}) for row, more in zip(rows, varied, strict=True)]

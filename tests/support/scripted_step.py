@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from model_export.contract import OPTIONS
 from model_export.decoding import DecodingOptions, Hypotheses, TokenIds
+from model_export.decoding.step import Places
 
 PAD, UNK, BOS, EOS = 0, 1, 2, 3
 A, B, C = 4, 5, 6
@@ -21,6 +22,8 @@ TOKENS = TokenIds(start=BOS, eos=EOS, pad=PAD, suppressed=(PAD, UNK, BOS))
 class ScriptedState(NamedTuple):
     history: tf.Tensor  # int32 [B, K]: a number that stands for everything read so far
     room: tf.Tensor  # int32 [B]: calls that there is room for
+    is_taken: tf.Tensor  # bool [B, K]: places in which there is a beam
+    index: tf.Tensor  # int32 [B, K]: which of these it is
 
 
 class ScriptedStep:
@@ -35,7 +38,9 @@ class ScriptedStep:
         self.calls = 0
 
     def start(self, source_ids: tf.Tensor, source_lengths: tf.Tensor, beam_size: int | tf.Tensor) -> ScriptedState:
-        return ScriptedState(tf.repeat(source_ids[:, :1], beam_size, axis=1), tf.zeros_like(source_ids[:, 0]))
+        history = tf.repeat(source_ids[:, :1], beam_size, axis=1)  # [batch, beam]
+        nowhere = tf.zeros_like(history)
+        return ScriptedState(history, tf.zeros_like(source_ids[:, 0]), tf.cast(nowhere, tf.bool), nowhere)
 
     def prefill(self, prefix_ids: tf.Tensor, prefix_lengths: tf.Tensor, state: ScriptedState) -> ScriptedState:
         def read(position: tf.Tensor, history: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
@@ -49,8 +54,9 @@ class ScriptedStep:
     def __call__(self, ids: tf.Tensor, positions: tf.Tensor, state: ScriptedState) -> tuple[tf.Tensor, ScriptedState]:
         self.calls += 1
         tf.debugging.assert_positive(state.room, "the search did not ask for room")
-        history = self._fold(state.history, ids)
-        return tf.gather(self.table, history), ScriptedState(history, state.room - 1)
+        history = tf.where(state.is_taken, self._fold(state.history, tf.gather(ids, state.index)), state.history)
+        logits = tf.gather(self.table, tf.boolean_mask(history, state.is_taken))
+        return logits, state._replace(history=history, room=state.room - 1)
 
     def reorder(self, state: ScriptedState, parents: tf.Tensor) -> ScriptedState:
         return state._replace(history=tf.gather(state.history, parents, batch_dims=1))
@@ -58,8 +64,13 @@ class ScriptedStep:
     def select(self, state: ScriptedState, rows: tf.Tensor) -> ScriptedState:
         return ScriptedState(*(tf.gather(field, rows) for field in state))
 
-    def grow(self, state: ScriptedState, capacity: tf.Tensor) -> ScriptedState:
-        return state._replace(room=tf.fill(tf.shape(state.room), capacity))
+    def grow(self, state: ScriptedState, capacity: tf.Tensor, places: Places | None) -> ScriptedState:
+        room, shape = tf.fill(tf.shape(state.room), capacity), tf.shape(state.history)
+        if places is None:
+            index = tf.expand_dims(tf.range(shape[0]), 1)  # [batch, 1]
+            return state._replace(room=room, is_taken=index >= 0, index=index)
+        is_taken = tf.scatter_nd(places.taken[:, None], tf.ones_like(places.taken), [shape[0] * shape[1]]) > 0
+        return state._replace(room=room, is_taken=tf.reshape(is_taken, shape), index=places.index)
 
     def _fold(self, history: tf.Tensor, ids: tf.Tensor) -> tf.Tensor:
         return (history * 31 + ids + 1) % self.table.shape[0]

@@ -64,10 +64,7 @@ def test_refuses_what_is_out_of_bounds_in_any_row(name: str, value: float, messa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        (
-            {"do_sample": [False, True], "beam_size": 2},
-            "do_sample needs beam_size 1 in all rows of a call: beams do not draw, beam_size is",
-        ),
+        ({"do_sample": [False, True], "beam_size": 2}, "do_sample needs beam_size 1: beams do not draw, beam_size is"),
         ({"num_hypotheses": [1, 2]}, "num_hypotheses must be 1..beam_size:"),
         ({"num_hypotheses": [2, 2], "do_sample": [True, False]}, "num_hypotheses must be 1..beam_size:"),
         ({"num_hypotheses": [1, 7], "do_sample": True}, "num_hypotheses must be 1..6 with do_sample:"),

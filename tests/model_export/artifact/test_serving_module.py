@@ -166,10 +166,6 @@ REFUSALS: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
         lambda inputs: inputs.update(seed=inputs["seed"][:1]),
         "inputs that differ from source_ids in their number of rows:",
     ),
-    "a sample beside beams": (
-        lambda inputs: inputs.update(beam_size=np.array([1, 2], np.int32), do_sample=np.array([True, False])),
-        "do_sample needs beam_size 1 in all rows of a call: beams do not draw, beam_size is",
-    ),
     "a beam size of 0": (set_option("beam_size", 0), "beam_size must be 1..6:"),
     "a wide beam": (set_option("beam_size", 7), "beam_size must be 1..6:"),
     "more hypotheses than beams": (set_option("num_hypotheses", 2), "num_hypotheses must be 1..beam_size:"),

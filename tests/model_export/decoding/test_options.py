@@ -113,6 +113,25 @@ def test_rows_of_unlike_options_are_each_decoded_as_if_alone(
         assert_same_row(together, row, alone, 0)
 
 
+@pytest.mark.parametrize("config", [TRANSFORMER, RNN], ids=["transformer", "rnn"])
+def test_samples_and_greedy_rows_beside_beams_are_decoded_as_if_alone(config: TransformerConfig | RnnConfig) -> None:
+    step, generator = tiny_step(config), np.random.default_rng(3)
+    source = tf.constant(generator.integers(260, VOCABULARY_SIZE, [ROWS, 9]), tf.int32), tf.fill([ROWS], 9)
+    beam_sizes = tf.constant([3, 1, 1, 1, 1, 1, 1, 1, 5, 1])
+    wanted = {**SAMPLING, "num_hypotheses": [3, 3, 1, 1, 2, 1, 1, 4, 2, 6]}
+    prefix = {"prefix_ids": generator.integers(260, VOCABULARY_SIZE, [ROWS, 4]), "prefix_lengths": PREFIX_LENGTHS}
+    asked = options(ROWS, **prefix, **PENALTIES, **wanted)
+
+    together = tf.function(beam_search, autograph=False)(step, *source, beam_sizes, asked, TINY_TOKENS)
+
+    assert together.ids.shape[1] == 6, "as many as the most samples"
+    for row, beam_size in enumerate(beam_sizes.numpy()):
+        one = *(tf.gather(field, [row]) for field in source), DecodingOptions(*_rows(asked, [row]))
+        alone = searching(step, beam_size, TINY_TOKENS)(*one)
+        assert_same_row(together, row, alone, 0)
+        assert (together.lengths[row, int(wanted["num_hypotheses"][row]) :] == 0).numpy().all()
+
+
 def _rows(asked: DecodingOptions, rows: object) -> list[tf.Tensor]:
     return [tf.gather(field, rows) for field in asked]
 

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from model_export.config import ModelConfig, RunConfig, load_config
 from model_export.decoding import beam_search, greedy_search
+from model_export.decoding.places import places_of
 from model_export.models import Seq2SeqModel, build_model
 from tests.support.random_models import CONFIGS, VOCABULARY, random_model
 from tests.support.scripted_step import TOKENS, options
@@ -102,8 +103,13 @@ def test_a_packed_model_answers_alike_and_names_the_variables_that_it_reads(mode
         np.testing.assert_array_equal(weight.numpy(), stored[weight.path])
 
 
-@pytest.mark.parametrize("prefix_lengths", [[0, 0, 0, 0], [2, 0, 3, 1]])
-def test_cached_steps_give_the_logits_of_the_whole_pass(model: Seq2SeqModel, prefix_lengths: list[int]) -> None:
+@pytest.mark.parametrize(
+    ("prefix_lengths", "beams"),
+    [([0, 0, 0, 0], [2, 2, 2, 2]), ([2, 0, 3, 1], [2, 2, 2, 2]), ([2, 0, 3, 1], [1, 2, 1, 2])],
+)
+def test_cached_steps_give_the_logits_of_the_whole_pass(
+    model: Seq2SeqModel, prefix_lengths: list[int], beams: list[int]
+) -> None:
     """Every row with a prefix of its own; two beams that read different tokens and swap places after each step."""
     prefix = np.array(prefix_lengths, np.int32)
     generator = np.random.default_rng(2)
@@ -111,29 +117,32 @@ def test_cached_steps_give_the_logits_of_the_whole_pass(model: Seq2SeqModel, pre
     tokens[:, :, 0] = TOKENS.start
     tokens[:, 1, :3] = tokens[:, 0, :3]  # what is read as a prefix is common to the beams
     expected = np.stack([whole_pass(model, SOURCE_IDS, SOURCE_LENGTHS, tokens[:, beam]) for beam in range(2)], axis=1)
-    step, rows = model.decoder_step(), np.arange(4)[:, None]
-    state = step.start(tf.constant(SOURCE_IDS), tf.constant(SOURCE_LENGTHS), 2)
+    step, is_taken = model.decoder_step(), np.arange(2) < np.array(beams)[:, None]
+    rows, places = np.nonzero(is_taken)[0], places_of(tf.constant(is_taken))
+    state = step.start(tf.constant(SOURCE_IDS), tf.constant(SOURCE_LENGTHS), tf.constant(2))
     if prefix.any():
         state = step.prefill(tf.constant(tokens[:, 0, : prefix.max()]), tf.constant(prefix), state)
-    state = step.grow(state, tf.constant(3))
-    order = np.array([[0, 1]])
+    state = step.grow(state, tf.constant(3), places)
+    order = np.array([[0, 1]] * 4)
+    parents = np.where(is_taken.all(axis=1, keepdims=True), [[1, 0]], [[0, 0]])
     for call in range(5):
         if call == 3:
-            state = step.grow(state, tf.constant(8))
-        positions = (prefix + call)[:, None]
-        logits, state = step(tf.constant(tokens[rows, order, positions]), tf.constant(positions[:, 0]), state)
-        np.testing.assert_allclose(logits, expected[rows, order, positions], atol=2e-4)
-        state = step.reorder(state, tf.constant([[1, 0]] * 4))
-        order = order[:, ::-1]
+            state = step.grow(state, tf.constant(8), places)
+        read = rows, order[is_taken], (prefix + call)[rows]
+        logits, state = step(tf.constant(tokens[read]), tf.constant(read[2], tf.int32), state)
+        np.testing.assert_allclose(logits, expected[read], atol=2e-4)
+        state = step.reorder(state, tf.constant(parents, tf.int32))
+        order = np.take_along_axis(order, parents, axis=1)
 
 
 def test_select_keeps_the_rows_asked_for(model: Seq2SeqModel) -> None:
     step = model.decoder_step()
-    ids = tf.constant(TARGET_IDS[:, :1])
-    state = step.grow(step.start(tf.constant(SOURCE_IDS), tf.constant(SOURCE_LENGTHS), 1), tf.constant(2))
+    ids, room = tf.constant(TARGET_IDS[:, 0]), tf.constant(2)
+    state = step.grow(step.start(tf.constant(SOURCE_IDS), tf.constant(SOURCE_LENGTHS), 1), room, None)
     _, state = step(ids, tf.zeros([4], tf.int32), state)
     all_rows, _ = step(ids, tf.ones([4], tf.int32), state)
-    picked, _ = step(tf.gather(ids, [3, 1]), tf.ones([2], tf.int32), step.select(state, tf.constant([3, 1])))
+    selected = step.grow(step.select(state, tf.constant([3, 1])), room, None)
+    picked, _ = step(tf.gather(ids, [3, 1]), tf.ones([2], tf.int32), selected)
     np.testing.assert_allclose(picked, tf.gather(all_rows, [3, 1]), atol=1e-5)
 
 

@@ -31,7 +31,7 @@ def last_step(model: Seq2SeqModel) -> Any:
     def read() -> tf.Tensor:
         state = step.start(tf.constant(SOURCE_IDS), tf.constant(SOURCE_LENGTHS), 1)
         state = step.prefill(tf.constant(TARGET_IDS[:, :prefix]), tf.fill([3], prefix), state)
-        return step(tf.constant(TARGET_IDS[:, prefix:]), tf.fill([3], prefix), state)[0][:, 0]
+        return step(tf.constant(TARGET_IDS[:, prefix]), tf.fill([3], prefix), state)[0]
 
     return read().numpy()
 

@@ -64,12 +64,12 @@ def test_caches_stay_apart_in_a_graph_without_a_loop() -> None:
         autograph=False, input_signature=[tf.TensorSpec([None, None], tf.int32), tf.TensorSpec([None], tf.int32)]
     )
     def cached(source_ids: tf.Tensor, source_lengths: tf.Tensor) -> tf.Tensor:
-        state = step.grow(step.start(source_ids, source_lengths, 1), tf.constant(3))
+        state = step.grow(step.start(source_ids, source_lengths, 1), tf.constant(3), None)
         logits = []
         for position in range(3):
-            found, state = step(target_ids[:, position : position + 1], tf.constant([position]), state)
+            found, state = step(target_ids[:, position], tf.constant([position]), state)
             logits.append(found)
-        return tf.concat(logits, axis=1)
+        return tf.stack(logits, axis=1)
 
     source = {"source_ids": tf.constant([[4, 5, 3]]), "source_lengths": tf.constant([3])}
     whole = model({**source, "target_ids": target_ids})

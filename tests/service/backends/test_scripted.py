@@ -227,10 +227,19 @@ def test_a_target_that_is_too_long_fails_as_in_a_graph() -> None:
         predict(batch_inputs([make_scoring_row(target_ids=[260] * 513)]), "score_ids")
 
 
-def test_a_sample_beside_beams_is_refused() -> None:
-    with pytest.raises(BackendFailed, match="beam sizes"):
-        predict(batch_inputs([make_row(do_sample=True), make_row(beam_size=2)]))
-    assert len(predict(batch_inputs([make_row(beam_size=1), make_row(beam_size=2)]))["ids"]) == 2
+def test_rows_of_unlike_beam_sizes_are_answered_where_the_artifact_says_so() -> None:
+    inputs = batch_inputs([make_row(), make_row(beam_size=2, num_hypotheses=2)])
+    assert (predict(inputs)["lengths"] > 0).tolist() == [[True, False], [True, True]]
+
+    async def main() -> None:
+        backend = ScriptedBackend()
+        await backend.start()
+        (version,) = backend.versions()
+        backend.set_versions([replace(version, manifest=replace(version.manifest, mixed_beam_sizes=False))])
+        await backend.predict("echo", 1, "generate_ids", inputs)
+
+    with pytest.raises(BackendFailed, match="unlike beam sizes"):
+        asyncio.run(main())
 
 
 def test_only_what_is_there_answers() -> None:

@@ -46,13 +46,14 @@ def test_a_batch_is_as_long_as_its_longest_row_and_as_much_work_as_all() -> None
     assert shape.padded_positions == 2 * 4 * 23
 
 
-def test_rows_that_are_decoded_wider_are_as_if_they_had_asked_for_it() -> None:
+def test_beside_wider_rows_attention_is_as_wide_as_theirs_and_nothing_else() -> None:
     narrow, wide = shape_of(3, steps=7.0, reads=9, width=2), shape_of(2, steps=5.0, reads=12, width=6)
-    assert narrow.widened(3.0) == shape_of(3, steps=7.0, reads=9, width=6)
-    together = wide
-    for _ in range(3):
-        together = together.with_row(RowCost(9, 7.0, 6))
-    assert narrow.widened(3.0).beside(wide) == together
+    as_wide = shape_of(3, steps=7.0, reads=9, width=6)
+    together = narrow.among_beams(3.0).beside(wide)
+    assert together.decoded == narrow.decoded + wide.decoded
+    assert together.attended == as_wide.attended + wide.attended
+    assert (together.rows, together.steps, together.reads) == (5, 7.0, 12)
+    assert together.positions == max(as_wide.positions, wide.positions)
 
 
 def test_target_lengths_are_learnt_from_answers() -> None:

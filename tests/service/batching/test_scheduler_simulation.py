@@ -33,7 +33,8 @@ def target_tokens(row: Row) -> int:
 
 def seconds_of(rows: Sequence[Row]) -> float:
     steps = [target_tokens(row) for row in rows]
-    return CALL_S + STEP_S * max(steps) + TOKEN_S * sum(steps) * max(row.width for row in rows)
+    decoded = sum(count * row.width for count, row in zip(steps, rows, strict=True))
+    return CALL_S + STEP_S * max(steps) + TOKEN_S * decoded
 
 
 def result_of(row: Row) -> TimedResult:
@@ -129,8 +130,8 @@ class Simulation:
         kin = {entry.row.kin for entry in batch.entries}
         assert len({entry.group for entry in batch.entries}) == 1 or (len(kin) == 1 and None not in kin)
         assert len({(entry.job, entry.index) for entry in batch.entries}) == len(batch.entries) <= max_rows
-        padded = len(batch.entries) * max(cost.positions * cost.width for cost in batch.costs)
-        assert len({cost.width for cost in batch.costs}) == 1
+        widest = max(entry.cost.width for entry in batch.entries)
+        padded = len(batch.entries) * max(entry.cost.positions for entry in batch.entries) * widest
         assert len(batch.entries) == 1 or padded <= max_tokens
         assert all(not entry.job.closed and entry.job.deadline > self.now for entry in batch.entries)
 
@@ -163,9 +164,8 @@ def some_row(chance: random.Random, model: str = "echo") -> AdmittedRow | Scorin
     tokens, beam_size = chance.randint(2, 20), 1
     if kind > 0.85:
         tokens, beam_size = chance.choice(((chance.randint(40, 120), 1), (chance.randint(5, 30), 4)))
-    mixes = chance.random() < 0.9
     row = make_row(tokens, model=model, beam_size=beam_size, max_new_tokens=chance.choice((5, 128)))
-    return replace(row, seed=seed, mixes_beam_sizes=mixes)
+    return replace(row, seed=seed, mixes_beam_sizes=model == "a")
 
 
 def job_of(chance: random.Random, most: int, models: str = "a") -> list[Row]:
