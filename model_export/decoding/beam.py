@@ -16,13 +16,13 @@ import tensorflow as tf
 
 from model_export.contract import FinishReason
 from model_export.decoding.branches import rarely
-from model_export.decoding.candidates import best_token, best_tokens, log_normalizer
+from model_export.decoding.candidates import log_normalizer
+from model_export.decoding.continuations import Continuations, best_continuations, where_asked
 from model_export.decoding.hypotheses import Hypotheses, growing, no_hypotheses, with_capacity, without
 from model_export.decoding.loop import decode
-from model_export.decoding.options import DecodingOptions, RareOptions, RowContext, TokenIds, asks_for_penalties
-from model_export.decoding.penalties import Processed, end_is_allowed, penalized, unpenalized, with_ending
+from model_export.decoding.options import DecodingOptions, RowContext, TokenIds, asks_for_penalties
+from model_export.decoding.penalties import end_is_allowed, unpenalized
 from model_export.decoding.places import packed, places_of, unpacked
-from model_export.decoding.sampling import draw
 from model_export.decoding.step import DecoderStep, Places
 
 
@@ -39,8 +39,7 @@ def beam_search(
     ``source_ids`` int32 [B, S], ``source_lengths`` int32 [B]. A row that asks for ``do_sample`` must have one beam, and
     gets ``num_hypotheses`` samples.
     """
-    is_special = asks_for_penalties(options) | tf.reduce_any(options.do_sample)
-    search = _BeamSearch(tf.broadcast_to(beam_size, tf.shape(source_lengths)), tokens, is_special)
+    search = _BeamSearch(tf.broadcast_to(beam_size, tf.shape(source_lengths)), tokens, options)
     return decode(step, search, source_ids, source_lengths, options, tokens)
 
 
@@ -62,12 +61,13 @@ class _BeamState(NamedTuple):
 
 
 class _BeamSearch:
-    def __init__(self, beam_sizes: tf.Tensor, tokens: TokenIds, is_special: tf.Tensor) -> None:
+    def __init__(self, beam_sizes: tf.Tensor, tokens: TokenIds, options: DecodingOptions) -> None:
         # A graph is told nothing of its value, be it known, because it is told of no other size that loops gather by.
         self.beam_size = tf.compat.v1.placeholder_with_default(tf.reduce_max(beam_sizes), [])
         self._beam_sizes = beam_sizes
         self._tokens = tokens
-        self._is_special = is_special
+        self._is_penalized = asks_for_penalties(options)
+        self._is_special = self._is_penalized | tf.reduce_any(options.do_sample)
 
     def begin(self, owners: tf.Tensor) -> _BeamState:
         batch = tf.shape(owners)[0]
@@ -94,16 +94,13 @@ class _BeamSearch:
     ) -> tuple[tf.Tensor, tf.Tensor, _BeamState]:
         live = state.live
         normalizer = log_normalizer(logits)  # [place]
-        processed = self._process(logits, normalizer, time, rows, places, live)
-        width = tf.minimum(self.beam_size, logits.shape[-1])  # the K best of each beam hold the K best of the row
-        best, ids = best_tokens(processed.going_on, width, self._tokens.not_continuing)  # [place, candidate]
-        own = tf.gather(logits, ids, batch_dims=1) - tf.expand_dims(normalizer, 1)  # [place, candidate]
-        ranking = best - tf.expand_dims(processed.normalizer, 1)  # [place, candidate]
-        ids, own, ranking = (unpacked(each, places) for each in (ids, own, ranking))  # [batch, beam, candidate]
+        found = self._continuations(logits, normalizer, time, rows, places, state)
+        own = tf.gather(logits, found.ids, batch_dims=1) - tf.expand_dims(normalizer, 1)  # [place, candidate]
+        ids, own, ranking = (unpacked(each, places) for each in (found.ids, own, found.log_probs))
         going_on, parents, chosen, last_score = self._continue(ids, own, ranking, state)
 
         may_end = end_is_allowed(time, tf.expand_dims(rows.min_new_tokens, 1), ranking[:, :, 0])
-        end_scores = live.scores + unpacked(processed.ending - processed.normalizer, places)  # [batch, beam]
+        end_scores = live.scores + unpacked(found.ending, places)  # [batch, beam]
         end_scores = tf.where(may_end, end_scores, tf.fill(tf.shape(end_scores), float("-inf")))
         is_last = time + 1 >= rows.max_new_tokens  # [batch]
 
@@ -130,47 +127,25 @@ class _BeamSearch:
     def hypotheses(self, rows: RowContext, state: _BeamState) -> Hypotheses:
         return state.finished
 
-    def _process(
+    def _continuations(
         self,
         logits: tf.Tensor,
         normalizer: tf.Tensor,
         time: tf.Tensor,
         rows: RowContext,
         places: Places,
-        live: _Beams,
-    ) -> Processed:
-        def changed() -> Processed:
-            options = RareOptions.unpack(tf.gather(rows.rare, places.rows))
-            ids = packed(live.ids, places)  # [place, capacity]
-            of_one = penalized(logits[:, None], normalizer[:, None], ids[:, None], time, options, self._tokens)
-            found = Processed(*(field[:, 0] for field in of_one))
-            may_end = time >= tf.gather(rows.min_new_tokens, places.rows)  # [place]
-            return tf.cond(
-                tf.reduce_any(options.do_sample),
-                lambda: self._drawn(found, may_end, time, options),
-                lambda: found,
-            )
+        state: _BeamState,
+    ) -> Continuations:
+        width = tf.minimum(self.beam_size, logits.shape[-1])  # the K best of each beam hold the K best of the row
+        plain = best_continuations(unpenalized(logits, normalizer, self._tokens), width, self._tokens)
 
-        processed: Processed = rarely(self._is_special, changed, lambda: unpenalized(logits, normalizer, self._tokens))
-        return processed
+        def changed() -> Continuations:
+            of_rows = (tf.gather(each, places.rows) for each in (rows.min_new_tokens, rows.rare, state.is_live))
+            ids = packed(state.live.ids, places)  # [place, capacity]
+            return where_asked(plain, self._is_penalized, time, self._tokens, logits, normalizer, ids, *of_rows)
 
-    def _drawn(self, processed: Processed, may_end: tf.Tensor, time: tf.Tensor, options: RareOptions) -> Processed:
-        """Logits [N, V] of which every sampled row has one left, that of the token drawn. ``may_end`` bool [N]."""
-        sampled = tf.where(options.do_sample)[:, 0]  # [sampled]
-        going_on, ending, may_end = (
-            tf.gather(each, sampled) for each in (processed.going_on, processed.ending, may_end)
-        )
-        best, _ = best_token(going_on, self._tokens.not_continuing)  # [sampled]
-        ending = tf.where(may_end | (best == float("-inf")), ending, float("-inf"))
-        own = RareOptions(*(tf.gather(field, sampled) for field in options))
-        token = tf.expand_dims(draw(with_ending(going_on, ending, self._tokens), time, own), 1)  # [sampled, 1]
-        going_on = tf.where(tf.range(tf.shape(going_on)[1]) == token, going_on, float("-inf"))
-        ending = tf.where(token[:, 0] == self._tokens.eos, ending, float("-inf"))
-        places = tf.expand_dims(sampled, 1)
-        return processed._replace(
-            going_on=tf.tensor_scatter_nd_update(processed.going_on, places, going_on),
-            ending=tf.tensor_scatter_nd_update(processed.ending, places, ending),
-        )
+        found: Continuations = rarely(self._is_special, changed, lambda: plain)
+        return found
 
     def _continue(
         self, tokens: tf.Tensor, own: tf.Tensor, ranking: tf.Tensor, state: _BeamState

@@ -12,7 +12,7 @@ from model_export.decoding.candidates import best_token, log_normalizer
 from model_export.decoding.hypotheses import Hypotheses, growing
 from model_export.decoding.loop import decode
 from model_export.decoding.options import DecodingOptions, RareOptions, RowContext, TokenIds, asks_for_penalties
-from model_export.decoding.penalties import end_is_allowed, penalized, with_ending
+from model_export.decoding.penalties import end_is_allowed, penalized_where_asked, with_ending
 from model_export.decoding.sampling import draw
 from model_export.decoding.step import DecoderStep
 
@@ -28,8 +28,7 @@ def greedy_search(
 
     ``source_ids`` int32 [B, S], ``source_lengths`` int32 [B]; ``K`` is the most that a row wants.
     """
-    is_special = asks_for_penalties(options) | tf.reduce_any(options.do_sample)
-    return decode(step, _GreedySearch(tokens, is_special), source_ids, source_lengths, options, tokens)
+    return decode(step, _GreedySearch(tokens, options), source_ids, source_lengths, options, tokens)
 
 
 class _GreedyState(NamedTuple):
@@ -45,9 +44,10 @@ class _GreedyState(NamedTuple):
 class _GreedySearch:
     beam_size = 1
 
-    def __init__(self, tokens: TokenIds, is_special: tf.Tensor) -> None:
+    def __init__(self, tokens: TokenIds, options: DecodingOptions) -> None:
         self._tokens = tokens
-        self._is_special = is_special
+        self._is_penalized = asks_for_penalties(options)
+        self._is_special = self._is_penalized | tf.reduce_any(options.do_sample)
 
     def begin(self, owners: tf.Tensor) -> _GreedyState:
         batch = tf.shape(owners)[0]
@@ -126,8 +126,9 @@ class _GreedySearch:
     ) -> tuple[tf.Tensor, tf.Tensor]:
         """The next token of each row by its options, int32 [N], and what it adds to ``excess``, float32 [N]."""
         options = RareOptions.unpack(rare)
-        processed = penalized(logits[:, None], normalizer[:, None], ids[:, None], time, options, self._tokens)
-        going_on, ending, own_normalizer = (field[:, 0] for field in processed)
+        going_on, ending, own_normalizer = penalized_where_asked(
+            self._is_penalized, logits, normalizer, ids, time, options, self._tokens
+        )
         best, token = best_token(going_on, self._tokens.not_continuing)  # [row]
         may_end = end_is_allowed(time, min_new_tokens, best)
         likeliest = self._unless_it_ends(token, may_end & (ending >= best))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
+from model_export.decoding.branches import rarely
 from model_export.decoding.candidates import forbidding
 from model_export.decoding.options import DecodingOptions, RareOptions, TokenIds
 
@@ -62,6 +63,29 @@ def penalized(
         without_unk = going_on + forbidding(logits.shape[-1], tokens.unk)
         going_on = tf.where(options.disable_unk[:, None, None], without_unk, going_on)
     return Processed(going_on, ending, normalizer)
+
+
+def penalized_where_asked(
+    is_penalized: tf.Tensor,
+    logits: tf.Tensor,
+    normalizer: tf.Tensor,
+    ids: tf.Tensor,
+    time: tf.Tensor,
+    options: RareOptions,
+    tokens: TokenIds,
+) -> Processed:
+    """``penalized`` of one beam for each row, without their axis: logits [N, V], the others accordingly.
+
+    It is spared where no row of the call asks for it, as ``is_penalized`` (bool scalar) knows.
+    """
+
+    def changed() -> Processed:
+        of_beams = [tf.expand_dims(each, 1) for each in (logits, normalizer, ids)]
+        found = penalized(of_beams[0], of_beams[1], of_beams[2], time, options, tokens)
+        return Processed(*(tf.squeeze(field, 1) for field in found))
+
+    processed: Processed = rarely(is_penalized, changed, lambda: unpenalized(logits, normalizer, tokens))
+    return processed
 
 
 def end_is_allowed(time: tf.Tensor, min_new_tokens: tf.Tensor, best_going_on: tf.Tensor) -> tf.Tensor:
