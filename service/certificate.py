@@ -120,7 +120,7 @@ async def replay(
 
 
 def batches(cases: Iterable[GoldenCase]) -> list[list[GoldenCase]]:
-    """The cases by beam size, which is equal within one call."""
+    """The cases by beam size: not every graph takes unlike ones in one call."""
     ordered = sorted(cases, key=_beam_size)
     return [list(batch) for _, batch in groupby(ordered, key=_beam_size)]
 

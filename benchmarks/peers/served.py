@@ -11,10 +11,11 @@ from typing import Final
 from benchmarks.peers import builds
 from benchmarks.servers import REPOSITORY, Server, started
 from model_export.trained_model import TOKENIZER_FILE
+from service.cli.memory_allocator import environment_for_models
 
 TF_SERVING_FLAGS = REPOSITORY / "docker" / "tf-serving.flags"
 HUGE_PAGES: Final[Mapping[str, str]] = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""Of servers whose memory allocator is glibc's: all but our own, which chooses for itself."""
+"""Of servers whose memory allocator is glibc's: those of others."""
 ENVIRONMENT: Final[Mapping[str, str]] = {
     "HF_HUB_OFFLINE": "1",
     "PYTHONWARNINGS": "ignore",
@@ -63,7 +64,10 @@ def embedded(setup: Setup) -> Iterator[Running]:
 
 @contextmanager
 def tf_serving(setup: Setup) -> Iterator[Running]:
-    """``malgil serve`` in front of a model server: that of the tests, with the flags that we ship, or one given."""
+    """``malgil serve`` in front of a model server: that of the tests, with the flags that we ship, or one given.
+
+    That of the tests has the memory allocator that ``embedded`` takes, as what is compared is how models are called.
+    """
     if setup.tf_serving is not None:
         with _gateway(setup, setup.tf_serving) as gateway:
             yield Running(gateway.port, [gateway.pid])
@@ -71,7 +75,7 @@ def tf_serving(setup: Setup) -> Iterator[Running]:
     flags = TF_SERVING_FLAGS.read_text().split()
     arguments = (f"--model_base_path={setup.artifacts()}", "--port=0", *flags)
     with (
-        setup.start("tests.support.model_server", *arguments, **HUGE_PAGES) as model_server,
+        setup.start("tests.support.model_server", *arguments, **environment_for_models({})) as model_server,
         _gateway(setup, f"127.0.0.1:{model_server.port}") as gateway,
     ):
         yield Running(gateway.port, [gateway.pid, model_server.pid])

@@ -229,6 +229,9 @@ class Versions:
         candidates = list(versions.values()) if version is None else [versions[version]]
         states = "; ".join(map(_state, candidates))
         if candidates and all(each.state is VersionState.REFUSED for each in candidates):
+            ready = [str(number) for number in versions if _is(VersionState.READY, number, versions)]
+            if ready:
+                return ModelNotFound(f"model {model!r}: {states}; ask for version {' or '.join(ready)}")
             return ModelNotFound(f"model {model!r} has no version that could answer: {states}")
         return BackendUnavailable(f"model {model!r} is not ready: {states or 'its version is gone'}")
 

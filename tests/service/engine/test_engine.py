@@ -292,6 +292,10 @@ def test_only_ready_versions_answer() -> None:
         backend.now = (refused, oldest)
         assert engine.resolve("echo", None) is oldest
         assert engine.ready
+        told = r"'echo': version 2 is refused \(its certificate differs\); ask for version 1$"
+        with pytest.raises(ModelNotFound, match=told):
+            engine.resolve("echo", 2)
+        backend.now = (refused,)
         with pytest.raises(ModelNotFound, match=r"could answer: version 2 is refused \(its certificate differs\)"):
             engine.resolve("echo", 2)
         backend.now = (refused, replace(oldest, state=VersionState.LOADING))
