@@ -103,8 +103,8 @@ class Scheduler:
             if not self._drop_if_late(first, now):
                 draft = self._draft(first, waiting, now, free_slots)
                 if free_slots == 1:
-                    others = [self._draft(other, waiting, now) for other in list(waiting.kin(first))]
-                    draft = join(draft, others, self.costs)
+                    kin = [other for other in list(waiting.kin(first)) if not self._drop_if_late(other, now)]
+                    draft = join(draft, [self._draft(other, waiting, now) for other in kin], self.costs)
                 for entry in draft.entries:
                     self._remove(entry)
                 many_waited = self._length >= self.costs.bounds(draft.group).rows

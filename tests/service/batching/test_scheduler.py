@@ -110,7 +110,8 @@ def test_rows_that_differ_in_any_other_option_share_one() -> None:
     assert len(take(scheduler)) == 2
 
 
-def test_rows_of_other_beam_sizes_join_where_no_slot_is_free_for_them() -> None:
+def knowing_beams() -> Scheduler:
+    """A scheduler that knows what calls of 2 and of 4 beams take: more than their rows do."""
     scheduler = make_scheduler()
     for beam_size in (2, 4):
         for rows in (1, 2, 4, 8) * 4:
@@ -119,6 +120,22 @@ def test_rows_of_other_beam_sizes_join_where_no_slot_is_free_for_them() -> None:
                 shape = shape.with_row(cost)
             group = make_row(beam_size=beam_size).group
             scheduler.costs.learn(group, [cost] * rows, shape, 0.01 + 1e-5 * shape.decoded, False)
+    return scheduler
+
+
+def test_a_row_of_another_beam_size_that_is_late_joins_nobody() -> None:
+    scheduler = knowing_beams()
+    two, four = (make_row(beam_size=beam_size, mixes_beam_sizes=True) for beam_size in (2, 4))
+    offer(scheduler, two)
+    late = offer(scheduler, four, deadline=18.0, now=9.9)  # due after the other
+    batch = scheduler.next_batch(18.5)
+    assert [entry.row for entry in batch.entries] == [two]
+    assert isinstance(late.error, DeadlineExceeded)
+    assert not len(scheduler)
+
+
+def test_rows_of_other_beam_sizes_join_where_no_slot_is_free_for_them() -> None:
+    scheduler = knowing_beams()
     two, four = (make_row(beam_size=beam_size, mixes_beam_sizes=True) for beam_size in (2, 4))
     offer(scheduler, two, four)
     assert len(take(scheduler, free_slots=2)) == 1
