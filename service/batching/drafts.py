@@ -81,7 +81,10 @@ def join(first: Draft, others: Iterable[Draft], costs: Costs) -> Draft:
 
 
 def _joined(narrow: Draft, wide: Draft, costs: Costs) -> Draft | None:
-    """Both as one; None where it would be too large, too late for one of them, or nobody knows what it takes."""
+    """Both as one; None where they must not, it would be too large or too late, or nobody knows what it takes."""
+    entries = [*narrow.entries, *wide.entries]
+    if any(entry.row.kin is None for entry in entries):  # as what waits from before a version was replaced
+        return None
     if not (costs.trusted(narrow.group) and costs.trusted(wide.group)):
         return None
     bounds = costs.bounds(wide.group)
@@ -91,4 +94,4 @@ def _joined(narrow: Draft, wide: Draft, costs: Costs) -> Draft | None:
     seconds, time_left = costs.batch_seconds(wide.group, shape), min(narrow.time_left, wide.time_left)
     if seconds > time_left:
         return None
-    return Draft([*narrow.entries, *wide.entries], wide.group, wide.beams, shape, seconds, time_left)
+    return Draft(entries, wide.group, wide.beams, shape, seconds, time_left)

@@ -70,9 +70,9 @@ class Entry:
     job: Job
     index: int  # into the job's rows
     row: Row
-    group: Hashable  # entries of one batch agree in it
+    group: Hashable  # entries of one batch agree in it, or their rows in their ``kin``
     cost: RowCost
-    lane: int  # entries of one batch are in neighbouring ones: the octave of their cost
+    lane: int  # entries of a batch that agree in their group are in neighbouring ones: the octave of their cost
     share: float  # slot-seconds that it takes of the batches that run while many rows wait, as predicted
     start: Start
     enqueued_at: float

@@ -4,7 +4,8 @@
 1996), so that a flood for one delays another no more than if each had its part of the slots. Of its rows the one that
 is due first. A row is due when ``URGENCY`` of its time has passed: the earlier of two deadlines goes first, but what
 comes after that overtakes it no more. It is joined by rows of its group and of similar cost, because every row of a
-batch waits for its longest; and by rows of other beam sizes where no slot is free for them (``drafts``).
+batch waits for its longest; and by rows of other beam sizes, which are of similar cost among themselves, where no slot
+is free for them (``drafts``).
 
 *Who is admitted.* A job is refused at once if, with it, some row would not be answered by its deadline: one of its own,
 or one admitted before that would now run after it (the test of earliest deadline first, on predicted times). What finds
@@ -122,7 +123,8 @@ class Scheduler:
         self._models[model].service += seconds - batch.seconds
         if seconds > (batch.seconds if results is None else 0.0):
             costs = [entry.cost for entry in batch.entries]
-            self.costs.learn(batch.group, costs, batch.shape, seconds, batch.many_waited)
+            is_joined = any(entry.row.group != batch.group for entry in batch.entries)  # it is like no full batch
+            self.costs.learn(batch.group, costs, batch.shape, seconds, batch.many_waited and not is_joined)
         if results is not None:
             self.costs.learn_targets([entry.row for entry in batch.entries], results)
 

@@ -40,8 +40,8 @@ def entry_of(row: AdmittedRow, deadline: float = 1000.0) -> Entry:
     return Entry(0.0, 0, job, 0, row, row.group, RowCost(8, STEPS, row.width), 0, 0.1, Start(deadline, 0.0), 0.0)
 
 
-def draft_of(costs: Costs, rows: int, beam_size: int, deadline: float = 1000.0) -> Draft:
-    first, *others = [entry_of(make_row(beam_size=beam_size), deadline) for _ in range(rows)]
+def draft_of(costs: Costs, rows: int, beam_size: int, deadline: float = 1000.0, mixes: bool = True) -> Draft:
+    first, *others = [entry_of(make_row(beam_size=beam_size, mixes_beam_sizes=mixes), deadline) for _ in range(rows)]
     draft, late = fill(first, others, costs, 0.0, 32)
     assert not late
     assert len(draft.entries) == rows
@@ -83,6 +83,11 @@ def test_rows_are_left_alone_where_there_is_no_time_for_more() -> None:
     assert beams(join(draft_of(costs, 1, 4), [draft_of(costs, 1, 2)], costs)) == {4: 1, 2: 1}
     hurried = draft_of(costs, 1, 2, deadline=0.007)
     assert beams(join(draft_of(costs, 1, 4), [hurried], costs)) == {4: 1}
+
+
+def test_rows_that_must_not_are_left_alone() -> None:
+    costs = learnt_costs()
+    assert beams(join(draft_of(costs, 1, 4), [draft_of(costs, 1, 2, mixes=False)], costs)) == {4: 1}
 
 
 def test_nothing_is_joined_before_it_is_known_what_it_takes() -> None:

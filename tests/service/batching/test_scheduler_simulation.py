@@ -63,6 +63,7 @@ class Simulation:
         self.arrived_at: dict[Job, float] = {}
         self.delivered: Counter[tuple[Job, int]] = Counter()
         self.longest_batch_s = 0.0
+        self.joined = 0
 
     def at(self, time: float, rows: Sequence[Row], timeout_s: float) -> Job:
         """Have a job come at some time."""
@@ -127,6 +128,7 @@ class Simulation:
 
     def _check(self, batch: Batch) -> None:
         max_rows, max_tokens = self._limits
+        self.joined += len({entry.group for entry in batch.entries}) > 1
         kin = {entry.row.kin for entry in batch.entries}
         assert len({entry.group for entry in batch.entries}) == 1 or (len(kin) == 1 and None not in kin)
         assert len({(entry.job, entry.index) for entry in batch.entries}) == len(batch.entries) <= max_rows
@@ -217,6 +219,7 @@ def test_at_light_load_nobody_is_refused_and_nobody_is_late(seed: int) -> None:
     assert len(simulation.jobs) > 1000
     assert not simulation.refused
     assert len(simulation.answered()) == len(simulation.jobs)
+    assert simulation.joined > 50, "rows of unlike beam sizes shared calls"
 
 
 def test_under_overload_the_slots_stay_useful_and_what_is_admitted_is_in_time() -> None:
