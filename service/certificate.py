@@ -104,8 +104,7 @@ async def replay(
     if "tokenize" in asked:
         outputs = await predict("tokenize", {"texts": _texts(cases)})
         differences += _tokenize_differences(manifest, outputs)
-    together = [cases] if manifest.mixed_beam_sizes else []
-    for batch in (*batches(cases), *together):
+    for batch in batches(cases):
         calls = [(name, _inputs(name, batch)) for name in ("generate_ids", "generate") if name in asked]
         # Side by side: most of a first call is the compilation of its graph, on one core.
         answers = await asyncio.gather(*(predict(name, inputs) for name, inputs in calls))
