@@ -17,7 +17,7 @@ import tensorflow as tf
 from model_export.contract import FinishReason
 from model_export.decoding.branches import rarely
 from model_export.decoding.candidates import log_normalizer
-from model_export.decoding.continuations import Continuations, best_continuations, where_asked
+from model_export.decoding.continuations import BeamsSoFar, Continuations, best_continuations, where_asked
 from model_export.decoding.hypotheses import Hypotheses, growing, no_hypotheses, with_capacity, without
 from model_export.decoding.loop import decode
 from model_export.decoding.options import DecodingOptions, RowContext, TokenIds, asks_for_penalties
@@ -140,9 +140,10 @@ class _BeamSearch:
         plain = best_continuations(unpenalized(logits, normalizer, self._tokens), width, self._tokens)
 
         def changed() -> Continuations:
-            of_rows = (tf.gather(each, places.rows) for each in (rows.min_new_tokens, rows.rare, state.is_live))
-            ids = packed(state.live.ids, places)  # [place, capacity]
-            return where_asked(plain, self._is_penalized, time, self._tokens, logits, normalizer, ids, *of_rows)
+            of_rows = (tf.gather(each, places.rows) for each in (rows.min_new_tokens, rows.rare))
+            beams = BeamsSoFar(logits, normalizer, packed(state.live.ids, places), *of_rows)
+            is_live = tf.gather(state.is_live, places.rows)  # [place]
+            return where_asked(plain, beams, is_live, self._is_penalized, time, self._tokens)
 
         found: Continuations = rarely(self._is_special, changed, lambda: plain)
         return found

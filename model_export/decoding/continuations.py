@@ -20,6 +20,16 @@ class Continuations(NamedTuple):
     ending: tf.Tensor  # float32 [N]: of EOS, allowed or not
 
 
+class BeamsSoFar(NamedTuple):
+    """What continuations depend on."""
+
+    logits: tf.Tensor  # float32 [N, V], the unmodified model's
+    normalizer: tf.Tensor  # float32 [N], their log-sum-exp
+    ids: tf.Tensor  # int32 [N, T], new tokens
+    min_new_tokens: tf.Tensor  # int32 [N], of the beams' rows
+    rare: tf.Tensor  # int64 [N, 10 + P], RareOptions of the beams' rows, packed
+
+
 def best_continuations(processed: Processed, count: tf.Tensor, tokens: TokenIds) -> Continuations:
     """The ``count`` best of each beam, given logits [N, V]."""
     values, ids = best_tokens(processed.going_on, count, tokens.not_continuing)  # [beam, count]
@@ -29,35 +39,27 @@ def best_continuations(processed: Processed, count: tf.Tensor, tokens: TokenIds)
 
 def where_asked(
     plain: Continuations,
+    beams: BeamsSoFar,
+    is_live: tf.Tensor,
     is_penalized: tf.Tensor,
     time: tf.Tensor,
     tokens: TokenIds,
-    logits: tf.Tensor,
-    normalizer: tf.Tensor,
-    ids: tf.Tensor,
-    min_new_tokens: tf.Tensor,
-    rare: tf.Tensor,
-    is_live: tf.Tensor,
 ) -> Continuations:
     """``plain`` but for the live beams of rows that ask for penalties, masks or a draw.
 
     Args:
         plain: by the unmodified logits.
+        beams: all of them.
+        is_live: bool [N], of the beams' rows.
         is_penalized: bool scalar, whether any row asks for a penalty or a mask.
         time: int32 scalar, number of new tokens.
         tokens: special ids.
-        logits: float32 [N, V], the unmodified ones.
-        normalizer: float32 [N], their log-sum-exp.
-        ids: int32 [N, T], tokens of the beams so far.
-        min_new_tokens: int32 [N], of the beams' rows.
-        rare: int64 [N, 10 + P], RareOptions of the beams' rows, packed.
-        is_live: bool [N], of the beams' rows.
     """
-    asking = tf.where(is_live & RareOptions.asks(rare))[:, 0]  # [asking]
+    asking = tf.where(is_live & RareOptions.asks(beams.rare))[:, 0]  # [asking]
 
     def changed() -> Continuations:
-        theirs = (tf.gather(each, asking) for each in (logits, normalizer, ids, min_new_tokens, rare))
-        found = _asked_for(is_penalized, time, tf.shape(plain.ids)[1], tokens, *theirs)
+        theirs = BeamsSoFar(*(tf.gather(field, asking) for field in beams))
+        found = _asked_for(theirs, tf.shape(plain.ids)[1], is_penalized, time, tokens)
         return Continuations(
             *(tf.tensor_scatter_nd_update(one, asking[:, None], own) for one, own in zip(plain, found, strict=True))
         )
@@ -67,17 +69,10 @@ def where_asked(
 
 
 def _asked_for(
-    is_penalized: tf.Tensor,
-    time: tf.Tensor,
-    count: tf.Tensor,
-    tokens: TokenIds,
-    logits: tf.Tensor,
-    normalizer: tf.Tensor,
-    ids: tf.Tensor,
-    min_new_tokens: tf.Tensor,
-    rare: tf.Tensor,
+    beams: BeamsSoFar, count: tf.Tensor, is_penalized: tf.Tensor, time: tf.Tensor, tokens: TokenIds
 ) -> Continuations:
-    options = RareOptions.unpack(rare)
+    options = RareOptions.unpack(beams.rare)
+    logits, normalizer, ids, min_new_tokens, _ = beams
     processed = penalized_where_asked(is_penalized, logits, normalizer, ids, time, options, tokens)
     found = best_continuations(processed, count, tokens)
 
